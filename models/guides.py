@@ -1,0 +1,201 @@
+"""Guides: variational families q(w, Γ) of a ``Model``, all of q(Γ) in the family of the structure prior.
+
+Each guide keeps its parameters in itself and scales its latent sites by λ as the model does. Any other Pyro callable,
+Pyro's autoguides among them, works in their place.
+"""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import nn
+from torch.distributions import biject_to, constraints
+
+from pyro_nas import checks
+from pyro_nas.models.distributions import MeanFieldNormal
+from pyro_nas.models.model import Latent, Model
+
+Draws = dict[str, torch.Tensor]
+
+
+class Guide(nn.Module):
+    """Abstract: draws λ where it is a site, then Γ, then w given Γ; called with the model's arguments.
+
+    ``initial_scale`` is the standard deviation that each weight starts with, in unconstrained coordinates.
+    """
+
+    def __init__(self, model: Model, initial_scale: float = 0.05):
+        super().__init__()
+        if not isinstance(model, Model):
+            raise TypeError(
+                f"model: expected a Model, got {checks.describe(model)}. "
+                "For another Pyro callable use pyro.infer.autoguide or a guide of your own."
+            )
+        checks.number("initial_scale", initial_scale, low=0, open_low=True)
+        self.__dict__["model"] = model  # not a submodule: the guide's state is its own
+        self.latents = model.latent_weights()
+        self.loc = _parameters({site: _unconstrained(latent) for site, latent in self.latents.items()})
+        self.log_scale = _parameters(
+            {site: torch.full_like(value, initial_scale).log() for site, value in self._locations().items()}
+        )
+        self.structure = _parameters({site: model.structure_parameters(site).clone() for site in model.choices})
+
+    def forward(self, x=None, y=None) -> Draws:
+        """Draw all latent sites; the arguments are not used."""
+        with poutine.scale(scale=self.model.draw_complexity()):
+            structure = {site: self.draw_structure(site) for site in self.model.choices}
+            return {**self.draw_weights(structure), **structure}
+
+    def draw_structure(self, site: str) -> torch.Tensor:
+        """Draw γ of one site, (edge, choice), from q(Γ) in the prior's family."""
+        return pyro.sample(site, self.model.structure_law(site, self.structure[_key(site)]))
+
+    def draw_weights(self, structure: Draws) -> Draws:
+        """Draw the weight sites given Γ."""
+        raise NotImplementedError  # abstract
+
+    def _locations(self) -> Draws:
+        return {site: self.loc[_key(site)] for site in self.latents}
+
+
+class MeanField(Guide):
+    """q(w) = Π N(m_i, σ_i²), pushed through the support's bijection where a site is constrained."""
+
+    def draw_weights(self, structure: Draws) -> Draws:
+        """Draw each weight by itself."""
+        return {
+            site: pyro.sample(site, _normal(self.loc[_key(site)], self.log_scale[_key(site)], latent))
+            for site, latent in self.latents.items()
+        }
+
+
+class LowRank(Guide):
+    """q(w) = N(m, W Wᵀ + diag σ²) for each real site, W of shape (size, rank); mean field for constrained sites."""
+
+    def __init__(self, model: Model, rank: int = 4, initial_scale: float = 0.05):
+        super().__init__(model, initial_scale)
+        self.rank = checks.integer("rank", rank, low=1)
+        self.factor = _parameters(
+            {
+                site: torch.randn(*latent.initial.shape, rank) * initial_scale / rank**0.5
+                for site, latent in self.latents.items()
+                if _is_packed(latent)
+            }
+        )
+
+    def draw_weights(self, structure: Draws) -> Draws:
+        """Draw the weights of each site jointly."""
+        draws = {}
+        for site, latent in self.latents.items():
+            key = _key(site)
+            law = _normal(self.loc[key], self.log_scale[key], latent)
+            if key in self.factor:
+                variance = (2 * self.log_scale[key]).exp()
+                law = dist.LowRankMultivariateNormal(self.loc[key], self.factor[key], variance, validate_args=False)
+            draws[site] = pyro.sample(site, law)
+        return draws
+
+
+class PointMass(Guide):
+    """q = δ(w, Γ): maximum a posteriori weights and, where γ lies in an interior, structure.
+
+    A structure prior on vertices keeps its own family for q(Γ): a one-hot point cannot be learned by gradients.
+    """
+
+    def __init__(self, model: Model):
+        super().__init__(model)
+        del self.log_scale
+
+    def draw_structure(self, site: str) -> torch.Tensor:
+        """Draw γ of one site: the point itself."""
+        if not self.model.structure_prior.reparameterised:
+            return super().draw_structure(site)
+        law = self.model.structure_law(site, self.structure[_key(site)])
+        simplex = self.model.structure_prior.restriction == "simplex"
+        parameters = self.structure[_key(site)]
+        return pyro.sample(site, dist.Delta(parameters.softmax(-1) if simplex else parameters.sigmoid()).to_event(
+            law.event_dim))  # fmt: skip
+
+    def draw_weights(self, structure: Draws) -> Draws:
+        """Draw the weights: the points themselves."""
+        return {
+            site: pyro.sample(
+                site,
+                dist.Delta(biject_to(latent.support)(self.loc[_key(site)]), validate_args=False).to_event(
+                    latent.initial.dim()
+                ),
+            )
+            for site, latent in self.latents.items()
+        }
+
+
+class StructureConditioned(Guide):
+    """q(w | Γ) = Π N(m_i(Γ), σ_i(Γ)²), m(Γ) = m + Bᵀ(A vec Γ), log σ(Γ) = log σ + Cᵀ(A vec Γ), times q(Γ).
+
+    A is (rank, choices), B and C are (rank, size): a low-rank hypernetwork over the structure, so that weights may
+    differ from structure to structure. With rank at least the number of choices every shift is free.
+    """
+
+    def __init__(self, model: Model, rank: int = 8, initial_scale: float = 0.05):
+        super().__init__(model, initial_scale)
+        checks.integer("rank", rank, low=1)
+        size = sum(choices.shape[0] * choices.shape[1] for choices in model.choices.values())
+        self.code = nn.Parameter(torch.eye(rank, size) if rank >= size else torch.randn(rank, size) / size**0.5)
+        zeros = {site: value.new_zeros(rank, value.numel()) for site, value in self._locations().items()}
+        self.loc_shift = _parameters({site: value.clone() for site, value in zeros.items()})
+        self.log_scale_shift = _parameters(zeros)
+
+    def draw_weights(self, structure: Draws) -> Draws:
+        """Draw each weight by itself given Γ."""
+        gamma = torch.cat([value.reshape(-1) for value in structure.values()]) if structure else self.code.new_zeros(0)
+        code = self.code @ gamma  # (rank,)
+        draws = {}
+        for site, latent in self.latents.items():
+            key = _key(site)
+            loc = self.loc[key] + (code @ self.loc_shift[key]).view_as(self.loc[key])
+            log_scale = self.log_scale[key] + (code @ self.log_scale_shift[key]).view_as(self.loc[key])
+            draws[site] = pyro.sample(site, _normal(loc, log_scale, latent))
+        return draws
+
+
+def _normal(loc: torch.Tensor, log_scale: torch.Tensor, latent: Latent) -> dist.Distribution:
+    """Return the normal law, in the coordinates of the site's support."""
+    law: dist.Distribution = MeanFieldNormal(loc, log_scale)
+    if _is_positive(latent):
+        law = dist.LogNormal(loc, log_scale.exp(), validate_args=False)
+    elif not _is_real(latent):
+        law = dist.TransformedDistribution(law, [biject_to(latent.support)], validate_args=False)
+    return law.to_event(latent.initial.dim() - law.event_dim)
+
+
+def _base(latent: Latent):
+    support = latent.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def _is_real(latent: Latent) -> bool:
+    return _base(latent) in (constraints.real, constraints.real_vector)
+
+
+def _is_positive(latent: Latent) -> bool:
+    return _base(latent) is constraints.positive
+
+
+def _is_packed(latent: Latent) -> bool:
+    return _is_real(latent) and latent.initial.dim() == 1
+
+
+def _unconstrained(latent: Latent) -> torch.Tensor:
+    return biject_to(latent.support).inv(latent.initial).clone()
+
+
+def _parameters(tensors: Draws) -> nn.ParameterDict:
+    return nn.ParameterDict({_key(site): nn.Parameter(value) for site, value in tensors.items()})
+
+
+def _key(site: str) -> str:
+    return site.replace(".", "/")

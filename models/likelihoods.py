@@ -1,0 +1,127 @@
+"""Likelihoods: modules that observe y given the network's outputs, inside the model's data plate.
+
+Called as ``likelihood(outputs, y)`` within ``pyro.plate``; ``y=None`` draws. ``distribution(outputs)`` is the law of
+one y, ``mean(outputs)`` what predictive averaging averages: class probabilities, or means.
+"""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+from pyro_nas import checks
+from pyro_nas.models.distributions import ClassIndex
+
+
+class Likelihood(nn.Module):
+    """Abstract: the law of y given outputs of shape (batch, features)."""
+
+    def distribution(self, outputs: torch.Tensor) -> dist.Distribution:
+        """Return the law of y, batch shape (batch,)."""
+        raise NotImplementedError  # abstract
+
+    def mean(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return the expectation of y (of its one-hot form for classes), shape (…, batch, features)."""
+        raise NotImplementedError  # abstract
+
+    def check(self, outputs: torch.Tensor, y: torch.Tensor) -> None:
+        """Raise where y cannot be observed under outputs of this shape."""
+        raise NotImplementedError  # abstract
+
+    def forward(self, outputs: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        """Observe y, or draw it where y is None."""
+        return pyro.sample("y", self.distribution(outputs), obs=y)
+
+
+class Categorical(Likelihood):
+    """y ~ Categorical(softmax(outputs)); y holds class indices of shape (batch,)."""
+
+    def distribution(self, outputs):
+        """Return Categorical(logits=outputs)."""
+        return ClassIndex(outputs)
+
+    def mean(self, outputs):
+        """Return class probabilities, shape (…, batch, classes)."""
+        return outputs.softmax(-1)
+
+    def check(self, outputs, y):
+        """Check that y holds indices of the classes."""
+        if outputs.dim() != 2 or outputs.shape[1] < 2:
+            raise ValueError(f"space: expected outputs of shape (batch, classes), got {tuple(outputs.shape)}.")
+        if y.dim() != 1:
+            raise ValueError(
+                f"y: expected class indices of shape (batch,), got {checks.describe(y)}. Squeeze it or take its argmax."
+            )
+        if y.is_floating_point() or y.dtype == torch.bool or y.is_complex():
+            raise TypeError(f"y: expected integer class indices, got {checks.describe(y)}. Call y.long().")
+        classes = outputs.shape[1]
+        if int(y.min()) < 0 or int(y.max()) >= classes:
+            raise ValueError(
+                f"y: expected class indices from 0 to {classes - 1}, the network's outputs, "
+                f"got values from {int(y.min())} to {int(y.max())}."
+            )
+
+
+class Gaussian(Likelihood):
+    """y ~ N(outputs, σ²), features independent; σ is learned, a point estimate that starts at ``noise``."""
+
+    def __init__(self, noise: float, learn: bool):
+        super().__init__()
+        self.log_noise = nn.Parameter(torch.tensor(noise).log(), requires_grad=learn)
+
+    def distribution(self, outputs):
+        """Return N(outputs, σ²) with one event axis."""
+        return dist.Normal(outputs, self.log_noise.exp().expand_as(outputs), validate_args=False).to_event(1)
+
+    def mean(self, outputs):
+        """Return the outputs."""
+        return outputs
+
+    def check(self, outputs, y):
+        """Check that y has the outputs' shape."""
+        _check_real(outputs, y)
+
+
+class Bernoulli(Likelihood):
+    """y ~ Bernoulli(σ(outputs)), features independent; y holds zeros and ones as floats, (batch, features)."""
+
+    def distribution(self, outputs):
+        """Return Bernoulli(logits=outputs) with one event axis."""
+        return dist.Bernoulli(logits=outputs, validate_args=False).to_event(1)
+
+    def mean(self, outputs):
+        """Return the probabilities of one."""
+        return outputs.sigmoid()
+
+    def check(self, outputs, y):
+        """Check that y has the outputs' shape and holds zeros and ones."""
+        _check_real(outputs, y)
+        if not bool(((y == 0) | (y == 1)).all()):
+            raise ValueError(f"y: expected zeros and ones, got values from {float(y.min())} to {float(y.max())}.")
+
+
+def _check_real(outputs: torch.Tensor, y: torch.Tensor) -> None:
+    if not y.is_floating_point():
+        raise TypeError(f"y: expected floating-point values, got {checks.describe(y)}. Call y.float().")
+    if y.shape[1:] != outputs.shape[1:]:
+        raise ValueError(
+            f"y: expected shape (batch, {', '.join(str(size) for size in outputs.shape[1:])}), the network's outputs, "
+            f"got {tuple(y.shape)}. Reshape y, or change the last primitive."
+        )
+
+
+def categorical() -> Likelihood:
+    """y ~ Categorical(softmax(outputs)), for classes."""
+    return Categorical()
+
+
+def gaussian(noise: float = 1.0, learn: bool = True) -> Likelihood:
+    """y ~ N(outputs, σ²); σ starts at ``noise`` and, where ``learn``, is a point estimate."""
+    return Gaussian(checks.number("noise", noise, low=0, open_low=True), learn)
+
+
+def bernoulli() -> Likelihood:
+    """y ~ Bernoulli(σ(outputs)), for zeros and ones."""
+    return Bernoulli()

@@ -1,0 +1,194 @@
+"""Model: the joint law p(y, w, Γ | x) of a space as a Pyro model.
+
+p(y | x, w, Γ) p(w) p(Γ), with λ as a scale of the latent sites, so that any evidence lower bound of this model and a
+guide that scales likewise is the generalised evidence E_q log p(y | x, w, Γ) − λ KL(q ‖ p).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.poutine.indep_messenger import IndepMessenger
+from torch import nn
+from torch.func import functional_call
+
+from pyro_nas import checks
+from pyro_nas.models.likelihoods import Likelihood, categorical
+from pyro_nas.models.priors import WeightPrior, normal
+from pyro_nas.models.structures import StructurePrior, check_temperature, gumbel_softmax
+from pyro_nas.network import Network
+from pyro_nas.packing import Packing
+from pyro_nas.space import Choices, Space
+
+Inputs = torch.Tensor | tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Latent:
+    """A latent weight site: its initial value and where its values live."""
+
+    initial: torch.Tensor
+    support: torch.distributions.constraints.Constraint
+
+
+class Model(nn.Module):
+    """p(y, w, Γ | x) of a space; called as ``model(x, y)``, or ``model(x)`` to draw y, and returns the outputs.
+
+    ``weights`` is a weight prior, ``structure`` a structure prior, ``likelihood`` the law of y given the outputs,
+    ``num_data`` the number N of data: a batch of n counts N/n times. ``complexity`` is λ > 0, or its prior: then λ is
+    the site "complexity". ``point_estimates`` are patterns (fnmatch) of parameters without a prior; those of batch
+    normalisation never have one. Sites: "weights" (or what the prior draws) and the space's structure sites.
+
+    ``temperature`` and ``complexity`` may be changed between steps.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        num_data: int,
+        weights: WeightPrior | None = None,
+        structure: StructurePrior | None = None,
+        likelihood: Likelihood | None = None,
+        complexity: float | dist.Distribution = 1.0,
+        point_estimates: Sequence[str] = (),
+    ):
+        super().__init__()
+        if not isinstance(space, Space):
+            raise TypeError(f"space: expected a Space, got {checks.describe(space)}.")
+        if structure is not None and not isinstance(structure, StructurePrior):
+            raise TypeError(f"structure: expected a prior of models.structures, got {checks.describe(structure)}.")
+        if likelihood is not None and not isinstance(likelihood, Likelihood):
+            raise TypeError(f"likelihood: expected one of models.likelihoods, got {checks.describe(likelihood)}.")
+        if isinstance(point_estimates, str):
+            raise TypeError(f"point_estimates: expected a list of patterns, got {point_estimates!r}. Put it in a list.")
+        self.space, self.num_data = space, checks.integer("num_data", num_data, low=1)
+        self.network = Network(space)
+        self.likelihood = likelihood if likelihood is not None else categorical()
+        self.structure_prior = structure if structure is not None else gumbel_softmax()
+        self.choices: dict[str, Choices] = space.choices()
+        self._temperature, self._complexity = self.structure_prior.temperature, 1.0
+        self.complexity = complexity
+        self._register_structure()
+        bayesian = {name: p for name, p in self.network.named_parameters() if not self._is_point(name, point_estimates)}
+        for parameter in bayesian.values():
+            parameter.requires_grad_(False)
+        self.packing = Packing.of(bayesian)
+        weights = normal() if weights is None else checks.is_callable("weights", weights, "a weight prior")
+        self.weights = weights(self.packing)
+
+    @property
+    def temperature(self) -> float | None:
+        """The temperature τ of the structure prior, None for a family without one."""
+        return self._temperature
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        if self._temperature is None:
+            raise ValueError(f"temperature: the structure prior ({self.structure_prior.restriction}) has none.")
+        self._temperature = check_temperature("temperature", value)
+
+    @property
+    def complexity(self) -> float | dist.Distribution:
+        """The complexity parameter λ, or its prior."""
+        return self._complexity
+
+    @complexity.setter
+    def complexity(self, value: float | dist.Distribution) -> None:
+        if isinstance(value, torch.distributions.Distribution):
+            if value.batch_shape or value.event_shape:
+                raise ValueError(f"complexity: expected a scalar distribution, got one of shape {value.shape()}.")
+        else:
+            value = checks.number("complexity", value, low=0, open_low=True)
+        self._complexity = value
+
+    def forward(self, x: Inputs, y: torch.Tensor | None = None) -> torch.Tensor:
+        """Draw w and Γ, run the network on x, observe (or draw) y; return the outputs, (batch, features)."""
+        with poutine.scale(scale=self.draw_complexity()):
+            weights = self.weights() if self.packing.size else {}
+            structure = {site: pyro.sample(site, self.structure_law(site)) for site in self.choices}
+        outputs = functional_call(self.network, weights, x, {"structure": structure}, tie_weights=False)
+        size = outputs.shape[0]
+        with IndepMessenger("data", size, dim=-1), poutine.scale(scale=self.num_data / size):  # a plate, not subsampled
+            self.likelihood(outputs, y)
+        return outputs
+
+    def draw_complexity(self) -> float | torch.Tensor:
+        """Return λ; where it has a prior, draw the site "complexity"."""
+        if isinstance(self._complexity, float):
+            return self._complexity
+        return pyro.sample("complexity", self._complexity)
+
+    def structure_law(self, site: str, parameters: torch.Tensor | None = None) -> dist.Distribution:
+        """Return the law of a structure site with these parameters of shape (edge, choice), or the prior's."""
+        if parameters is None:
+            parameters = self.structure_parameters(site)
+        law = self.structure_prior.distribution(parameters, self._temperature or 1.0)
+        return law.to_event(len(law.batch_shape))
+
+    def structure_parameters(self, site: str) -> torch.Tensor:
+        """Return the prior's unconstrained parameters of a structure site, (edge, choice)."""
+        return self.structure_prior.parameters(self.get_buffer(_buffer(site)), self._temperature or 1.0)
+
+    def latent_weights(self) -> dict[str, Latent]:
+        """Return the latent sites of the weight prior with initial values: the network's own initialisation."""
+        if not self.packing.size:
+            return {}
+        with poutine.block(), torch.random.fork_rng():
+            trace = poutine.trace(self.weights).get_trace()
+        named = {name: dict(self.network.named_parameters())[name].detach() for name in self.packing.names}
+        latents = {}
+        for site in trace.stochastic_nodes:
+            law, value = trace.nodes[site]["fn"], trace.nodes[site]["value"]
+            if site == "weights":
+                initial = self.packing.pack(named)
+            elif site.removeprefix("weights.") in named:
+                initial = named[site.removeprefix("weights.")]
+            else:
+                initial = value.detach()
+            inside = bool(torch.as_tensor(law.support.check(initial)).all())
+            latents[site] = Latent((initial if inside else value.detach()).clone(), law.support)
+        return latents
+
+    def check(self, x: Inputs, y: torch.Tensor) -> None:
+        """Raise where the network cannot run on x with every primitive, or y cannot be observed."""
+        few = tuple(part[:2] for part in x) if isinstance(x, tuple) else x[:2]
+        was_training = self.training
+        structure = {site: torch.full(choices.shape, 0.5, device=y.device) for site, choices in self.choices.items()}
+        self.eval()
+        try:
+            with torch.no_grad():
+                outputs = functional_call(self.network, {}, few, {"structure": structure})
+        except RuntimeError as error:
+            shape = [tuple(part.shape) for part in few] if isinstance(few, tuple) else tuple(few.shape)
+            raise ValueError(f"x: the network cannot run on inputs of shape {shape}: {error}") from error
+        finally:
+            self.train(was_training)
+        self.likelihood.check(outputs, y)
+
+    def _is_point(self, name: str, patterns: Sequence[str]) -> bool:
+        owner = self.network.get_submodule(name.rpartition(".")[0])
+        return isinstance(owner, nn.modules.batchnorm._BatchNorm) or any(fnmatch(name, pattern) for pattern in patterns)
+
+    def _register_structure(self) -> None:
+        for site, choices in self.choices.items():
+            if not self.structure_prior.accepts(choices):
+                raise ValueError(
+                    f"structure: expected a prior on the {choices.restriction}, the restriction of {site!r}, "
+                    f"got one on the {self.structure_prior.restriction}. Change the prior or Space(restriction=…)."
+                )
+            self.register_buffer(_buffer(site), self.structure_prior.prior_probabilities(choices).clone(), persistent=False)
+
+    def point_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters without a prior, which a fit optimises beside the guide's."""
+        return (parameter for parameter in self.parameters() if parameter.requires_grad)
+
+
+def _buffer(site: str) -> str:
+    return "prior_" + site.replace(".", "/")

@@ -1,0 +1,145 @@
+"""Weight priors: given the layout of a network's weights, a callable that draws them by name.
+
+A prior is any function from a ``Packing`` to a callable () → {name: tensor} that draws by ``pyro.sample``. Families
+with a location and a scale draw one packed site, "weights", however deep the network is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+from pyro_nas import checks
+from pyro_nas.models.distributions import FixedNormal
+from pyro_nas.packing import Packing
+
+Draw = Callable[[], dict[str, torch.Tensor]]
+WeightPrior = Callable[[Packing], Draw]
+Scale = float | Callable[[str, torch.Size], float]
+
+
+def _vector(scale: Scale, packing: Packing) -> torch.Tensor:
+    """Return the scale of each weight, shape (size,)."""
+    if not callable(scale):
+        return torch.full((), float(scale)).expand(packing.size)
+    values = {name: scale(name, shape) for name, shape in packing.shapes.items()}
+    checked = [checks.number(f"scale of {name!r}", value, low=0, open_low=True) for name, value in values.items()]
+    return torch.tensor(checked).repeat_interleave(torch.tensor(packing.sizes))
+
+
+def _checked(scale: Scale) -> Scale:
+    remedy = "Pass a standard deviation above 0, or a function of a tensor's name and shape."
+    return scale if callable(scale) else checks.number("scale", scale, low=0, open_low=True, remedy=remedy)
+
+
+class LocationScale(nn.Module):
+    """w ~ family(0, scale), independent; draws the packed site "weights"."""
+
+    def __init__(self, packing: Packing, family: type[dist.Distribution], scale: Scale):
+        super().__init__()
+        self.packing, self.family = packing, family
+        self.register_buffer("scale", _vector(scale, packing), persistent=False)
+        self._law: dist.Distribution | None = None
+
+    def forward(self) -> dict[str, torch.Tensor]:
+        """Draw the weights by name."""
+        if self._law is None:
+            self._law = self.family(torch.zeros_like(self.scale), self.scale).to_event(1)
+        return self.packing.unpack(pyro.sample("weights", self._law))
+
+    def _apply(self, fn, recurse=True):
+        self._law = None  # it holds tensors of the old device or type
+        return super()._apply(fn, recurse)
+
+
+class RelevanceDetermination(nn.Module):
+    """s_g ~ LogNormal(log scale, width²), w_i ~ N(0, s_{g(i)}²); draws the sites "scales" and "weights"."""
+
+    def __init__(self, packing: Packing, scale: Scale, width: float, per: str):
+        super().__init__()
+        self.packing, self.width = packing, width
+        group = torch.cat([_groups(shape, per).reshape(-1) for shape in packing.shapes.values()])
+        sizes = [int(_groups(shape, per).max()) + 1 for shape in packing.shapes.values()]
+        starts = torch.tensor([0, *sizes[:-1]]).cumsum(0).repeat_interleave(torch.tensor(packing.sizes))
+        self.register_buffer("group", group + starts, persistent=False)
+        first = torch.zeros(sum(sizes)).scatter_reduce(0, self.group, _vector(scale, packing), "amax")
+        self.register_buffer("log_scale", first.log(), persistent=False)
+
+    def forward(self) -> dict[str, torch.Tensor]:
+        """Draw the scales, then the weights by name."""
+        width = torch.full_like(self.log_scale, self.width)
+        scales = pyro.sample("scales", dist.LogNormal(self.log_scale, width, validate_args=False).to_event(1))
+        spread = scales.index_select(-1, self.group)
+        law = dist.Normal(torch.zeros_like(spread), spread, validate_args=False).to_event(1)
+        return self.packing.unpack(pyro.sample("weights", law))
+
+
+def _groups(shape: torch.Size, per: str) -> torch.Tensor:
+    """Number the groups of one tensor, of its shape: axis 0 of a weight is the output, axis 1 the input."""
+    if per == "weight":
+        return torch.arange(shape.numel()).view(shape)
+    if per == "tensor" or len(shape) < 2:
+        return torch.zeros(shape, dtype=torch.long)
+    return torch.arange(shape[1]).view(1, -1, *[1] * (len(shape) - 2)).expand(shape)
+
+
+def _each(packing: Packing, make: Callable[[str, torch.Size], dist.Distribution]) -> Draw:
+    def draw() -> dict[str, torch.Tensor]:
+        return {name: pyro.sample(f"weights.{name}", make(name, shape)) for name, shape in packing.shapes.items()}
+
+    for name, shape in packing.shapes.items():
+        with pyro.poutine.block():
+            law = make(name, shape)
+        if not isinstance(law, torch.distributions.Distribution) or law.batch_shape or law.event_shape != shape:
+            raise ValueError(
+                f"make: expected for {name!r} a distribution of event shape {tuple(shape)}, got {law}. "
+                "Call .expand(shape).to_event(len(shape)) on it."
+            )
+    return draw
+
+
+def normal(scale: Scale = 1.0) -> WeightPrior:
+    """w ~ N(0, scale²), independent; ``scale`` is a standard deviation, or a function of a tensor's name and shape."""
+    return partial(LocationScale, family=FixedNormal, scale=_checked(scale))
+
+
+def laplace(scale: Scale = 1.0) -> WeightPrior:
+    """w ~ Laplace(0, scale), independent; the standard deviation is √2 · scale."""
+    return partial(LocationScale, family=dist.Laplace, scale=_checked(scale))
+
+
+def relevance_determination(scale: Scale = 1.0, width: float = 1.0, per: str = "input") -> WeightPrior:
+    """Automatic relevance determination: w_i ~ N(0, s_g²), s_g ~ LogNormal(log scale, width²).
+
+    ``per``: weights share a scale with those of the same "input" (axis 1; a bias is one group), of the same "tensor",
+    or with none ("weight"). MacKay 1994; Neal 1996.
+    """
+    checks.number("width", width, low=0, open_low=True)
+    checks.one_of("per", per, ["input", "tensor", "weight"])
+    return partial(RelevanceDetermination, scale=_checked(scale), width=width, per=per)
+
+
+def each(make: Callable[[str, torch.Size], dist.Distribution]) -> WeightPrior:
+    """Give every tensor the law ``make(name, shape)``, of that event shape, at the site "weights.<name>"."""
+    checks.is_callable("make", make, "a function of a tensor's name and shape that returns a distribution")
+    return partial(_each, make=make)
+
+
+def fan_in(gain: float = 1.0) -> Callable[[str, torch.Size], float]:
+    """Return the scale gain / √(inputs of one output), which keeps activations of one size at every width."""
+    checks.number("gain", gain, low=0, open_low=True)
+    return lambda name, shape: gain / math.sqrt(max(1, shape[1:].numel()))
+
+
+def log_uniform(low: float, high: float) -> dist.Distribution:
+    """log λ ~ U(log low, log high): a prior of the complexity λ (hypernetwork paper, §3)."""
+    checks.number("low", low, low=0, open_low=True)
+    checks.number("high", high, low=low, open_low=True)
+    base = dist.Uniform(torch.tensor(low).log(), torch.tensor(high).log())
+    return dist.TransformedDistribution(base, [dist.transforms.ExpTransform()])

@@ -1,0 +1,87 @@
+"""Checks of arguments: each error names the argument, what was expected, what came, and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from numbers import Real
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+def describe(value: Any) -> str:
+    """Say briefly what a value is, for an error message."""
+    if isinstance(value, torch.Tensor):
+        return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
+    text = repr(value)
+    return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+    remedy: str = "",
+) -> float:
+    """Return ``value`` as a finite float within [low, high], or (low, high] where ``open_low``."""
+    interval = f"a finite number in {'(' if open_low else '['}{low:g}, {high:g}]"
+    good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or not low <= float(value) <= high or (open_low and float(value) == low):
+        raise ValueError(f"{name}: expected {interval}, got {describe(value)}. {remedy}".rstrip())
+    return float(value)
+
+
+def integer(name: str, value: Any, *, low: int = 0, remedy: str = "") -> int:
+    """Return ``value`` as an integer of at least ``low``."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < low:
+        raise ValueError(f"{name}: expected an integer of at least {low}, got {describe(value)}. {remedy}".rstrip())
+    return int(value)
+
+
+def one_of(name: str, value: Any, accepted: Iterable[T]) -> T:
+    """Return ``value`` where it is among ``accepted``; name the nearest match where it is not."""
+    options = list(accepted)
+    if value in options:
+        return value
+    near = difflib.get_close_matches(str(value), [str(option) for option in options], n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name}: expected one of {options}, got {value!r}.{hint}")
+
+
+def is_callable(name: str, value: Any, what: str) -> Any:
+    """Return ``value`` where it can be called; ``what`` says what it should be."""
+    if not callable(value):
+        raise TypeError(f"{name}: expected {what}, got {describe(value)}. Pass the callable itself.")
+    return value
+
+
+def device(name: str, value: Any) -> torch.device:
+    """Return ``value`` as a device this machine has."""
+    try:
+        found = torch.device(value)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        have = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        raise ValueError(f"{name}: expected a device of this machine ({have}), got {value!r}. {error}") from None
+    return found
+
+
+def probabilities(name: str, value: Sequence[float] | torch.Tensor, length: int) -> torch.Tensor:
+    """Return ``value`` as positive probabilities of shape (..., length) that sum to one on the last axis."""
+    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
+    if tensor.dim() == 0 or tensor.shape[-1] != length:
+        raise ValueError(f"{name}: expected {length} probabilities on the last axis, got {describe(tensor)}.")
+    if not bool(torch.isfinite(tensor).all()) or not bool((tensor > 0).all()):
+        raise ValueError(f"{name}: expected finite probabilities above zero, got {tensor.tolist()}.")
+    if not torch.allclose(tensor.sum(-1), torch.ones_like(tensor.sum(-1)), atol=1e-4):
+        raise ValueError(
+            f"{name}: expected probabilities that sum to 1, got the sums {tensor.sum(-1).tolist()}. Divide by the sum."
+        )
+    return tensor

@@ -1,0 +1,66 @@
+"""Derivation: from a structure to a space with nothing left to choose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from pyro_nas.posterior import hard_choices
+from pyro_nas.primitives import skip
+from pyro_nas.space import Edge, Factory, Space, Structure
+
+
+def derive(space: Space, structure: Structure, threshold: float = 0.5) -> Space:
+    """Return the space with nothing left to choose that a structure stands for.
+
+    ``structure`` maps each site to γ of shape (…, edge, choice): one structure, choice probabilities, or draws, whose
+    leading axes are averaged over their hard choices. On the simplex each edge keeps its most probable primitive; on
+    the cube each primitive whose probability exceeds ``threshold``, several in parallel, and an edge with none goes.
+    """
+    space.check_structure(structure)
+    kept: dict[tuple[str, Edge], list[str]] = {}
+    for site, choices in space.choices().items():
+        gamma = torch.as_tensor(structure[site])
+        if gamma.dim() > 2:
+            gamma = hard_choices(gamma, choices.restriction).flatten(0, -3).mean(0)
+        for edge, names, row in zip(choices.edges, choices.primitives, gamma, strict=True):
+            if choices.restriction.startswith("simplex"):
+                kept[site, edge] = [names[int(row.argmax())]]
+            else:
+                kept[site, edge] = [name for name, weight in zip(names, row.tolist(), strict=True) if weight > threshold]
+    return _derived(space, kept)
+
+
+def _derived(space: Space, kept: Mapping[tuple[str, Edge], list[str]]) -> Space:
+    own = {(choices.site, edge) for choices in space.own_choices() for edge in choices.edges}
+    site_of = {edge: site for site, edge in own}
+    edges: dict[Edge, dict[str, Factory]] = {}
+    for edge, primitives in space.edges.items():
+        names = kept[site_of[edge], edge] if edge in site_of else list(primitives)
+        chosen = {
+            name: _derived(primitives[name], kept) if isinstance(primitives[name], Space) else primitives[name]
+            for name in names
+        }
+        if len(chosen) > 1:
+            edges[edge] = {"+".join(chosen): parallel(chosen)}
+        elif chosen:
+            edges[edge] = chosen
+    lost = sorted({vertex for _, vertex in space.edges} - {vertex for _, vertex in edges})
+    if lost:
+        raise ValueError(f"structure: no primitive is left on any edge into {lost}. Lower threshold.")
+    aggregations = {
+        vertex: _derived(cell, kept) if isinstance(cell, Space) else cell for vertex, cell in space.aggregations.items()
+    }
+    return replace(space, edges=edges, aggregations=aggregations, restriction="simplex")
+
+
+def parallel(primitives: Mapping[str, Factory]) -> Space:
+    """Return a space that runs all these primitives on one input and sums what they give."""
+    last = len(primitives) + 1
+    edges: dict[Edge, dict[str, Factory]] = {}
+    for vertex, (name, factory) in enumerate(primitives.items(), start=1):
+        edges[0, vertex] = {name: factory}
+        edges[vertex, last] = {"skip": skip()}
+    return Space(edges)

@@ -1,0 +1,106 @@
+"""GaussianTensor: a normal weight known by its mean and variance, whose linear maps are drawn at their output.
+
+For w ~ N(m, σ²) the output of a linear map is normal, with mean x·m and variance x²·σ²; drawing that gives gradients
+of lower variance, because each datum has noise of its own (Kingma, Salimans and Welling 2015). Every other use of such a
+weight draws it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+LINEAR = {
+    functional.linear: functional.linear,
+    torch.conv1d: torch.conv1d,
+    torch.conv2d: torch.conv2d,
+    torch.conv3d: torch.conv3d,
+}
+VIEWS = {
+    torch.Tensor.view,
+    torch.Tensor.view_as,
+    torch.Tensor.reshape,
+    torch.Tensor.flatten,
+    torch.Tensor.unsqueeze,
+    torch.Tensor.expand,
+    torch.Tensor.__getitem__,
+    torch.Tensor.to,
+}
+FACTS = {
+    getattr(torch.Tensor, name).__get__
+    for name in ("shape", "dtype", "device", "ndim", "requires_grad", "layout", "is_sparse", "grad_fn", "is_leaf")
+} | {torch.Tensor.size, torch.Tensor.dim, torch.Tensor.numel, torch.Tensor.is_floating_point, torch.Tensor.is_complex}
+EPSILON = 1e-12  # keeps the square root's gradient finite where the input is exactly zero
+
+
+class GaussianTensor(torch.Tensor):
+    """A normal weight known by its mean, which is the tensor's own data, and its variance."""
+
+    variance: torch.Tensor
+    _draw: torch.Tensor | None
+    _used: bool
+
+    @staticmethod
+    def of(mean: torch.Tensor, variance: torch.Tensor) -> GaussianTensor:
+        """Wrap a mean and a variance of one shape."""
+        tensor = mean.as_subclass(GaussianTensor)
+        tensor.variance, tensor._draw, tensor._used = variance, None, False
+        return tensor
+
+    @property
+    def mean_value(self) -> torch.Tensor:
+        """The mean, as a plain tensor."""
+        return _plain(self)
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        """Keep views Gaussian, draw linear maps at their output, and draw the weight for everything else."""
+        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunctionSubclass():
+            if func in FACTS:
+                return func(*args, **kwargs)
+            if func in VIEWS and isinstance(args[0], cls) and not any(isinstance(arg, cls) for arg in args[1:]):
+                return cls.of(func(_plain(args[0]), *args[1:], **kwargs), func(args[0].variance, *args[1:], **kwargs))
+            if func in LINEAR and not isinstance(args[0], cls):
+                return _linear(func, *args, **kwargs)
+            args = tuple(_drawn(arg) for arg in args)
+            kwargs = {name: _drawn(arg) for name, arg in kwargs.items()}
+            return func(*args, **kwargs)
+
+
+def _linear(func, x, weight, bias=None, *args, **kwargs):
+    for tensor in (weight, bias):
+        if isinstance(tensor, GaussianTensor):
+            if tensor._used:
+                raise RuntimeError(
+                    "local_reparameterization: a weight is used twice in one pass, so its outputs share noise. "
+                    "Switch local reparameterisation off for this network."
+                )
+            tensor._used = True
+    mean = func(x, _plain(weight), _plain(bias), *args, **kwargs)
+    variance = func(x.square(), _variance(weight), _variance(bias), *args, **kwargs)
+    return torch.addcmul(mean, (variance + EPSILON).sqrt(), torch.randn_like(mean))
+
+
+def _plain(tensor):
+    if not isinstance(tensor, GaussianTensor):
+        return tensor
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.as_subclass(torch.Tensor)
+
+
+def _variance(tensor):
+    if tensor is None:
+        return None
+    return tensor.variance if isinstance(tensor, GaussianTensor) else torch.zeros_like(tensor)
+
+
+def _drawn(value):
+    if isinstance(value, GaussianTensor):
+        if value._draw is None:
+            mean = _plain(value)
+            value._draw = mean + value.variance.sqrt() * torch.randn_like(mean)
+        return value._draw
+    if isinstance(value, (tuple, list)):
+        return type(value)(_drawn(item) for item in value)
+    return value

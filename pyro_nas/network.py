@@ -1,0 +1,121 @@
+"""Network: the deterministic function of a space, its inputs, a structure, and its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from pyro_nas.checks import describe
+from pyro_nas.space import AGGREGATIONS, Edge, Factory, Space, Structure
+
+
+class Network(nn.Module):
+    """f(x; w, Γ) of a space: every primitive at every position, built once, with its own parameters.
+
+    Called as ``network(*inputs, structure=structure)``, where ``structure`` maps each site of ``space.choices()`` to
+    γ of shape (edge, choice). A primitive whose weight is exactly 0 is not run.
+    """
+
+    def __init__(self, space: Space):
+        super().__init__()
+        self.space = space
+        self.edges = nn.ModuleDict()
+        for edge, primitives in space.edges.items():
+            built = {name: _build(f"edges[{edge}][{name!r}]", factory) for name, factory in primitives.items()}
+            self.edges[_key(edge)] = nn.ModuleDict({_escape(name): module for name, module in built.items()})
+        self.aggregations = nn.ModuleDict(
+            {
+                str(vertex): _build(f"aggregations[{vertex}]", factory)
+                for vertex, factory in space.aggregations.items()
+                if not isinstance(factory, str)
+            }
+        )
+        self._parents = {v: space.parents(v) for v in space.vertices if v not in space.inputs}
+        self._output = space.output
+        self._primitives = {edge: tuple(self.edges[_key(edge)].values()) for edge in space.edges}
+        self._rows = {
+            edge: (choices.site, row) for choices in space.own_choices() for row, edge in enumerate(choices.edges)
+        }
+        self._sites = list(dict.fromkeys(site for site, _ in self._rows.values()))
+
+    def forward(self, *inputs: torch.Tensor, structure: Structure | None = None) -> torch.Tensor:
+        """Return f(x; w, Γ)."""
+        structure = {} if structure is None else structure
+        if len(inputs) != len(self.space.inputs):
+            raise ValueError(f"inputs: expected {len(self.space.inputs)} tensors, got {len(inputs)}.")
+        missing = [site for site in self._sites if site not in structure]
+        if missing:
+            raise ValueError(f"structure: expected a value for the sites {missing}, got {list(structure)}.")
+        hard = {site: structure[site].detach().tolist() for site in self._sites}
+        values = dict(zip(self.space.inputs, inputs, strict=True))
+        for vertex, parents in self._parents.items():
+            found = [self._edge((parent, vertex), values[parent], structure, hard) for parent in parents]
+            incoming = [value for value in found if value is not None]
+            if not incoming:
+                raise ValueError(f"structure: expected a weight above 0 on some edge into vertex {vertex}, got none.")
+            values[vertex] = self._aggregate(vertex, parents, incoming, structure)
+        return values[self._output]
+
+    def _edge(
+        self, edge: Edge, x: torch.Tensor, structure: Structure, hard: Mapping[str, list[list[float]]]
+    ) -> torch.Tensor | None:
+        """Return ⟨γ, g(x)⟩ of one edge, None for a zero that a sum may leave out."""
+        modules = self._primitives[edge]
+        if edge not in self._rows:
+            return _run(modules[0], (x,), structure)
+        site, row = self._rows[edge]
+        weights = hard[site][row]
+        running = [k for k, weight in enumerate(weights) if weight != 0.0]
+        if not running and self.space.aggregations.get(edge[1], "sum") == "sum":
+            return None
+        running = running or [0]  # all weights are zero, and the vertex needs the shape
+        outputs = [_run(modules[k], (x,), structure) for k in running]
+        if len({output.shape for output in outputs}) > 1:
+            names = list(self.space.edges[edge])
+            shapes = {names[k]: tuple(output.shape) for k, output in zip(running, outputs, strict=True)}
+            raise ValueError(
+                f"edges[{edge}]: expected primitives with outputs of one shape, got {shapes}. "
+                "Give the primitives the same number of features and the same stride."
+            )
+        gamma = structure[site][row]
+        total = outputs[0] * gamma[running[0]]
+        for k, output in zip(running[1:], outputs[1:], strict=True):
+            total = total + output * gamma[k]
+        return total
+
+    def _aggregate(
+        self, vertex: int, parents: list[int], incoming: list[torch.Tensor], structure: Structure
+    ) -> torch.Tensor:
+        if str(vertex) in self.aggregations:
+            return _run(self.aggregations[str(vertex)], tuple(incoming), structure)
+        name = self.space.aggregations.get(vertex, "sum")
+        shapes = [tuple(value.shape) for value in incoming]
+        if name != "concatenation" and len(set(shapes)) > 1:
+            raise ValueError(
+                f"aggregations[{vertex}]: expected values of one shape to take the {name} of, "
+                f"got {shapes} from the parents {parents}. Match the features or use 'concatenation'."
+            )
+        assert isinstance(name, str)
+        return AGGREGATIONS[name](incoming)
+
+
+def _build(where: str, factory: Factory) -> nn.Module:
+    module = Network(factory) if isinstance(factory, Space) else factory()
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{where}: expected a factory of torch.nn.Module, got one of {describe(module)}.")
+    return module
+
+
+def _run(module: nn.Module, inputs: tuple[torch.Tensor, ...], structure: Structure) -> torch.Tensor:
+    return module(*inputs, structure=structure) if isinstance(module, Network) else module(*inputs)
+
+
+def _key(edge: Edge) -> str:
+    return f"{edge[0]}-{edge[1]}"
+
+
+def _escape(name: str) -> str:
+    """Return a name that a module may have: without dots, and unlike the methods of ModuleDict."""
+    return name.replace(".", "/") + ("_" if hasattr(nn.ModuleDict, name) else "")

@@ -1,0 +1,146 @@
+"""Primitives: the operations an edge may carry, as recipes that build plain modules.
+
+A recipe knows its builder's name and arguments, so that a space that uses it can be written to JSON.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec
+
+from torch import nn
+
+from pyro_nas.checks import integer, one_of
+
+P = ParamSpec("P")
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "identity": nn.Identity,
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """A recipe: calling it builds a fresh module from ``BUILDERS[name](**arguments)``."""
+
+    name: str
+    arguments: dict[str, Any]
+
+    def __call__(self) -> nn.Module:
+        """Build a fresh module."""
+        return BUILDERS[self.name](**self.arguments)
+
+
+def primitive(builder: Callable[P, nn.Module]) -> Callable[P, Primitive]:
+    """Turn a function that builds a module into one that returns a recipe, and register it under its name.
+
+    Arguments must be JSON values if spaces with this primitive are to be written to a file.
+    """
+    BUILDERS[builder.__name__] = builder
+    signature = inspect.signature(builder)
+
+    @wraps(builder)
+    def recipe(*args: P.args, **kwargs: P.kwargs) -> Primitive:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments = dict(bound.arguments)
+        for name, value in arguments.items():
+            if name == "activation":
+                one_of("activation", value, ACTIVATIONS)
+            elif isinstance(value, int) and not isinstance(value, bool):
+                integer(f"{builder.__name__}({name})", value, low=1)
+        return Primitive(builder.__name__, arguments)
+
+    return recipe
+
+
+class Zero(nn.Module):
+    """The constant zero of the shape that a convolution of this stride would give."""
+
+    def __init__(self, stride: int = 1):
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x):
+        """Return zeros."""
+        return (x if self.stride == 1 else x[..., :: self.stride, :: self.stride]) * 0
+
+
+def _convolution(inputs: int, outputs: int, kernel: int, stride: int, dilation: int = 1, groups: int = 1) -> nn.Conv2d:
+    padding = dilation * (kernel - 1) // 2
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False)
+
+
+@primitive
+def dense(inputs: int, outputs: int, activation: str = "identity") -> nn.Module:
+    """x ↦ activation(W x + b); shapes (…, inputs) → (…, outputs)."""
+    linear = nn.Linear(inputs, outputs)
+    return linear if activation == "identity" else nn.Sequential(linear, ACTIVATIONS[activation]())
+
+
+@primitive
+def convolution(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1, activation: str = "relu"
+) -> nn.Module:
+    """Convolution, batch normalisation, activation; shapes (batch, inputs, h, w) → (batch, outputs, h/stride, w/stride)."""
+    return nn.Sequential(
+        _convolution(inputs, outputs, kernel, stride, dilation), nn.BatchNorm2d(outputs), ACTIVATIONS[activation]()
+    )
+
+
+@primitive
+def separable_convolution(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1, activation: str = "relu"
+) -> nn.Module:
+    """Depthwise then pointwise convolution, batch normalisation, activation; shapes as ``convolution``."""
+    return nn.Sequential(
+        _convolution(inputs, inputs, kernel, stride, dilation, groups=inputs),
+        _convolution(inputs, outputs, 1, 1),
+        nn.BatchNorm2d(outputs),
+        ACTIVATIONS[activation](),
+    )
+
+
+@primitive
+def max_pool(kernel: int = 3, stride: int = 1) -> nn.Module:
+    """Maximum over windows; shapes (batch, c, h, w) → (batch, c, h/stride, w/stride)."""
+    return nn.MaxPool2d(kernel, stride, kernel // 2)
+
+
+@primitive
+def average_pool(kernel: int = 3, stride: int = 1) -> nn.Module:
+    """Mean over windows, padding not counted; shapes as ``max_pool``."""
+    return nn.AvgPool2d(kernel, stride, kernel // 2, count_include_pad=False)
+
+
+@primitive
+def skip() -> nn.Module:
+    """x ↦ x."""
+    return nn.Identity()
+
+
+@primitive
+def zero(stride: int = 1) -> nn.Module:
+    """x ↦ 0."""
+    return Zero(stride)
+
+
+@primitive
+def flatten() -> nn.Module:
+    """Shapes (batch, …) → (batch, product of …)."""
+    return nn.Flatten()
+
+
+@primitive
+def pooled_readout(inputs: int, outputs: int) -> nn.Module:
+    """Mean over space, then linear; shapes (batch, inputs, h, w) → (batch, outputs)."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, outputs))
