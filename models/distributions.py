@@ -266,4 +266,3 @@ def _kl_low_rank(q: LowRankMultivariateNormal, p: Independent) -> torch.Tensor:
     log_determinant = q._unbroadcasted_cov_diag.log().sum(-1) + 2 * triangle.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     ratio = (q.variance + (q.loc - base.loc).square()) / variance
     return 0.5 * ((ratio - 1 + variance.log()).sum(-1) - log_determinant)
-

@@ -10,12 +10,12 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro_nas.models.distributions import MeanFieldNormal
+from pyro_nas.models.model import Latent, Model
 from torch import nn
 from torch.distributions import biject_to, constraints
 
 from pyro_nas import checks
-from pyro_nas.models.distributions import MeanFieldNormal
-from pyro_nas.models.model import Latent, Model
 
 Draws = dict[str, torch.Tensor]
 

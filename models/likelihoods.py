@@ -9,10 +9,10 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro_nas.models.distributions import ClassIndex
 from torch import nn
 
 from pyro_nas import checks
-from pyro_nas.models.distributions import ClassIndex
 
 
 class Likelihood(nn.Module):

@@ -15,13 +15,13 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.indep_messenger import IndepMessenger
+from pyro_nas.models.likelihoods import Likelihood, categorical
+from pyro_nas.models.priors import WeightPrior, normal
+from pyro_nas.models.structures import StructurePrior, check_temperature, gumbel_softmax
 from torch import nn
 from torch.func import functional_call
 
 from pyro_nas import checks
-from pyro_nas.models.likelihoods import Likelihood, categorical
-from pyro_nas.models.priors import WeightPrior, normal
-from pyro_nas.models.structures import StructurePrior, check_temperature, gumbel_softmax
 from pyro_nas.network import Network
 from pyro_nas.packing import Packing
 from pyro_nas.space import Choices, Space
@@ -183,7 +183,9 @@ class Model(nn.Module):
                     f"structure: expected a prior on the {choices.restriction}, the restriction of {site!r}, "
                     f"got one on the {self.structure_prior.restriction}. Change the prior or Space(restriction=…)."
                 )
-            self.register_buffer(_buffer(site), self.structure_prior.prior_probabilities(choices).clone(), persistent=False)
+            self.register_buffer(
+                _buffer(site), self.structure_prior.prior_probabilities(choices).clone(), persistent=False
+            )
 
     def point_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters without a prior, which a fit optimises beside the guide's."""

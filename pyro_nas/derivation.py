@@ -29,7 +29,9 @@ def derive(space: Space, structure: Structure, threshold: float = 0.5) -> Space:
             if choices.restriction.startswith("simplex"):
                 kept[site, edge] = [names[int(row.argmax())]]
             else:
-                kept[site, edge] = [name for name, weight in zip(names, row.tolist(), strict=True) if weight > threshold]
+                kept[site, edge] = [
+                    name for name, weight in zip(names, row.tolist(), strict=True) if weight > threshold
+                ]
     return _derived(space, kept)
 
 

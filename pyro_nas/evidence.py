@@ -9,7 +9,7 @@ exact sum over all its values.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,10 @@ class Evidence(nn.Module):
         self.register_buffer("baseline", torch.zeros(()))
         self.register_buffer("baseline_weight", torch.zeros(()))
 
+    def named_own_buffers(self) -> dict[str, torch.Tensor]:
+        """Return the buffers that are not the model's or the guide's."""
+        return {"baseline": self.baseline, "baseline_weight": self.baseline_weight}
+
     def forward(self, *args: Any) -> Terms:
         """Return the mean of ``particles`` estimates."""
         if self.enumerate_discrete:
@@ -163,6 +167,28 @@ class Evidence(nn.Module):
         with torch.no_grad():
             sites = _sample_sites(self.model, args)
         return {name: sites[name] for name in discrete}
+
+
+def evaluate(
+    model: Callable[..., Any], guide: Callable[..., Any], batches: Iterable[tuple[Any, torch.Tensor]], draws: int = 1
+) -> dict[str, float]:
+    """Return the terms of the evidence on all data of ``batches``, without gradients: the mean of ``draws`` estimates.
+
+    Each batch has draws of its own. With two draws or more, "standard_error" is that of the mean evidence. The model is
+    left in evaluation mode.
+    """
+    evidence = Evidence(model, guide).eval()
+    totals = []
+    with torch.no_grad():
+        for _ in range(draws):
+            parts = [(evidence(x, y).summary(), len(y)) for x, y in batches]
+            size = sum(count for _, count in parts)
+            totals.append({name: sum(part[name] * count for part, count in parts) / size for name in parts[0][0]})
+    result = {name: sum(total[name] for total in totals) / draws for name in totals[0]}
+    if draws > 1:
+        values = torch.tensor([total["evidence"] for total in totals], dtype=torch.double)
+        result["standard_error"] = float(values.std() / draws**0.5)
+    return result
 
 
 class _Substitute(poutine.messenger.Messenger):

@@ -1,6 +1,154 @@
-"""Reading structure."""
+"""Reading the posterior: choice probabilities, entropies, most probable structures, predictive averages.
+
+Functions of a guide or of draws ({site: tensor}); none needs the classes of this package.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
-def hard_choices(gamma, restriction):
+from pyro import poutine
+from pyro.distributions import Delta, Independent
+from torch import nn
+
+from pyro_nas.evidence import is_structure
+from pyro_nas.space import Restriction, Space
+
+
+def hard_choices(gamma: torch.Tensor, restriction: Restriction) -> torch.Tensor:
+    """Return the vertex nearest to γ, (…, edge, choice): argmax on the simplex, γ > ½ on the cube."""
     if restriction.startswith("simplex"):
-        return torch.nn.functional.one_hot(gamma.argmax(-1), gamma.shape[-1]).to(gamma.dtype)
-    return (gamma > 0.5).to(gamma.dtype)
+        return nn.functional.one_hot(gamma.argmax(-1), gamma.shape[-1]).to(torch.get_default_dtype())
+    return (gamma > 0.5).to(torch.get_default_dtype())
+
+
+def choice_probabilities(guide: Callable[..., Any], *args: Any, num_samples: int = 1000) -> dict[str, torch.Tensor]:
+    """Return P(choice) under a guide for each structure site, (edge, choice): that γ's nearest vertex has it.
+
+    Exact where the site's law knows it (Gumbel-Softmax, categorical, Bernoulli: at every temperature), otherwise the
+    share of ``num_samples`` draws. The random state is left as it was.
+    """
+    with torch.no_grad(), torch.random.fork_rng(), poutine.block():
+        sites = _structure_sites(guide, args)
+        known: dict[str, torch.Tensor] = {}
+        drawn: dict[str, torch.Tensor] = {}
+        for name, site in sites.items():
+            law = site["fn"].base_dist if isinstance(site["fn"], Independent) else site["fn"]
+            if hasattr(law, "probs"):
+                known[name] = law.probs.clone()
+            elif not isinstance(law, Delta):
+                drawn[name] = law.sample((num_samples,))
+        rest = [name for name in sites if name not in known and name not in drawn]
+        if rest:
+            traces = [_structure_sites(guide, args) for _ in range(num_samples)]
+            drawn.update({name: torch.stack([trace[name]["value"] for trace in traces]) for name in rest})
+        for name, gamma in drawn.items():
+            simplex = torch.allclose(gamma.sum(-1), torch.ones_like(gamma[..., 0]), atol=1e-3)
+            known[name] = hard_choices(gamma, "simplex" if simplex else "cube").mean(0)
+        return {name: known[name] for name in sites}
+
+
+def _structure_sites(guide: Callable[..., Any], args: tuple) -> dict[str, Any]:
+    nodes = poutine.trace(guide).get_trace(*args).nodes
+    return {
+        name: site
+        for name, site in nodes.items()
+        if site["type"] == "sample" and is_structure(name) and not site["infer"].get("is_auxiliary")
+    }
+
+
+def entropy(probabilities: torch.Tensor) -> torch.Tensor:
+    """Return the entropy of the choice per edge in nats, (…, edge, K) → (…, edge): 0 … log K."""
+    return torch.special.entr(probabilities).sum(-1)
+
+
+def edge_entropies(space: Space, probabilities: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the structural entropy per edge of each site in nats; on the cube the sum over independent choices."""
+    result = {}
+    for site, choices in space.choices().items():
+        table = probabilities[site]
+        simplex = choices.restriction.startswith("simplex")
+        result[site] = (
+            entropy(table) if simplex else (torch.special.entr(table) + torch.special.entr(1 - table)).sum(-1)
+        )
+    return result
+
+
+def probable_structures(
+    space: Space, probabilities: Mapping[str, torch.Tensor], count: int = 5
+) -> list[tuple[dict[str, torch.Tensor], float]]:
+    """Return the ``count`` most probable structures under independent edges, best first, with their probabilities.
+
+    Each structure maps sites to vertices γ, (edge, choice), which ``derive`` accepts. The search is exact: a best-first
+    walk over the ranks of each edge's options.
+    """
+    options: list[tuple[str, int, list[tuple[float, torch.Tensor]]]] = []
+    for site, choices in space.choices().items():
+        for row, table in enumerate(probabilities[site].double()):
+            if choices.restriction.startswith("simplex"):
+                vertices = [(float(p), one) for p, one in zip(table, torch.eye(len(table)), strict=True)]
+            else:
+                vertices = [
+                    (
+                        math.prod(float(p if on else 1 - p) for p, on in zip(table, bits, strict=True)),
+                        torch.tensor(bits),
+                    )
+                    for bits in itertools.product((0.0, 1.0), repeat=len(table))
+                ]
+            options.append((site, row, sorted(vertices, key=lambda option: -option[0])))
+    found: list[tuple[dict[str, torch.Tensor], float]] = []
+    start = (0,) * len(options)
+    queue, seen = [(-_probability(options, start), start)], {start}
+    while queue and len(found) < count:
+        negative, ranks = heapq.heappop(queue)
+        structure = {site: torch.zeros(choices.shape) for site, choices in space.choices().items()}
+        for (site, row, vertices), rank in zip(options, ranks, strict=True):
+            structure[site][row] = vertices[rank][1]
+        found.append((structure, -negative))
+        for edge, (_, _, vertices) in enumerate(options):
+            following = ranks[:edge] + (ranks[edge] + 1,) + ranks[edge + 1 :]
+            if following[edge] < len(vertices) and following not in seen:
+                seen.add(following)
+                heapq.heappush(queue, (-_probability(options, following), following))
+    return found
+
+
+def _probability(options: list[Any], ranks: tuple[int, ...]) -> float:
+    return math.prod(vertices[rank][0] for (_, _, vertices), rank in zip(options, ranks, strict=True))
+
+
+def draw(guide: Callable[..., Any], *args: Any, num_samples: int = 100) -> dict[str, torch.Tensor]:
+    """Return draws of all latent sites, {site: (draw, …)}, auxiliary ones left out."""
+    with torch.no_grad():
+        traces = [poutine.trace(guide).get_trace(*args) for _ in range(num_samples)]
+    names = [n for n in traces[0].stochastic_nodes if not traces[0].nodes[n]["infer"].get("is_auxiliary")]
+    return {name: torch.stack([trace.nodes[name]["value"] for trace in traces]) for name in names}
+
+
+def predict(
+    model: nn.Module, draws: Mapping[str, torch.Tensor], x: torch.Tensor, batch_size: int = 1024
+) -> torch.Tensor:
+    """Return the posterior predictive mean E_q E[y | x, w, Γ], (data, features): class probabilities for classes.
+
+    Averages ``model.likelihood.mean`` of the outputs over all draws, batch normalisation in evaluation mode.
+    """
+    count = len(next(iter(draws.values())))
+    was_training = model.training
+    model.eval()
+    parts = []
+    with torch.no_grad():
+        for rows in x.split(batch_size):
+            total: torch.Tensor | float = 0.0
+            for index in range(count):
+                one = {name: value[index] for name, value in draws.items()}
+                with poutine.block():
+                    outputs = poutine.condition(model, data=one)(rows)
+                total = total + model.likelihood.mean(outputs) / count
+            parts.append(total)
+    model.train(was_training)
+    return torch.cat(parts)

@@ -1,0 +1,56 @@
+"""Bilevel variational inference: weights ascend the evidence of the training part, structure that of the validation part.
+
+VarDARTS (structure-selection thesis talk): DARTS' alternation of first order, with 𝔏(λ) as both objectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pyro_nas.inference.loop import Options, Record, Session
+from pyro_nas.inference.state import split_parameters
+from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, adam
+
+from pyro_nas.data import Batches, Pair, Source
+from pyro_nas.evidence import Terms
+
+
+def fit(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    train: Source,
+    valid: Source,
+    *,
+    optimizer: OptimizerFactory | None = None,
+    scheduler: SchedulerFactory | None = None,
+    structure_optimizer: OptimizerFactory | None = None,
+    structure_scheduler: SchedulerFactory | None = None,
+    **options: Any,
+) -> list[Record]:
+    """Alternate a step of q(w) and the point estimates on ``train`` with one of q(Γ) on ``valid``; return the records.
+
+    min over q(Γ) of −𝔏_valid subject to q(w) = argmin of −𝔏_train, each likelihood scaled to N data. Arguments as
+    ``svi.fit``; ``structure_optimizer`` and ``structure_scheduler`` are those of the structure's parameters.
+
+    Raises ValueError where the guide's structure sites share parameters with its weights.
+    """
+    if valid is None:
+        raise ValueError("valid: expected data for the structure, got None. Pass (x, y), or use svi.fit.")
+    with Session(model, guide, train, valid, Options.of(options)) as session:
+        weights, structure = split_parameters(guide, session.train.first(), session.named)
+        lower = session.stepper(list(weights), optimizer or adam(), scheduler)
+        upper = session.stepper(list(structure), structure_optimizer or adam(), structure_scheduler)
+        assert session.valid is not None
+        held_out = _endless(session.valid)
+
+        def step(number: int, batch: Pair) -> Terms:
+            upper(number, *next(held_out))
+            return lower(number, *batch)
+
+        return session.run({"weights": lower, "structure": upper}, step)
+
+
+def _endless(batches: Batches) -> Iterator[Pair]:
+    while True:
+        yield from batches

@@ -1,0 +1,224 @@
+"""The loop that gradient procedures run in: epochs, schedules, early stopping, checkpoints.
+
+A procedure is a function that makes one step on a batch; the loop does not know what it optimises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, fields
+from os import PathLike
+from typing import Any
+
+import pyro
+import torch
+from pyro_nas.inference.schedules import Schedule
+from pyro_nas.inference.state import FitState, named_parameters
+from pyro_nas.inference.stepper import NonFiniteLoss, OptimizerFactory, SchedulerFactory, Stepper
+from torch import nn
+from tqdm.auto import tqdm
+
+from pyro_nas import checks
+from pyro_nas.data import Batches, Pair, Source
+from pyro_nas.evidence import Evidence, Terms, evaluate
+from pyro_nas.posterior import choice_probabilities
+from pyro_nas.runs import Checkpoint
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every fit takes.
+
+    ``temperature`` and ``complexity``: schedules (functions of progress from 0 to 1) of the model's τ and λ.
+    ``local_reparameterization``: draw linear maps of normal weights at their output. ``particles``: draws a step.
+    ``enumerate_discrete``: sum over discrete structures exactly. ``patience``: stop after so many epochs without a
+    better validation evidence, and return to the best. ``callbacks``: called with each epoch's record; a true answer
+    stops the fit. ``checkpoint``: a folder, written after every epoch; ``resume``: continue from it. ``seed``: of all
+    that is random in the fit, which leaves the global random state as it was. ``max_gradient_norm``: of each step.
+    ``progress``: show a bar.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    temperature: Schedule | None = None
+    complexity: Schedule | None = None
+    local_reparameterization: bool = False
+    particles: int = 1
+    enumerate_discrete: bool = False
+    patience: int | None = None
+    callbacks: Sequence[Callable[[Record], Any]] = ()
+    checkpoint: str | PathLike[str] | None = None
+    resume: bool = False
+    seed: int = 0
+    max_gradient_norm: float | None = None
+    progress: bool = False
+
+    def __post_init__(self):
+        checks.integer("epochs", self.epochs, low=1)
+        checks.integer("batch_size", self.batch_size, low=1)
+        checks.integer("particles", self.particles, low=1)
+        checks.integer("seed", self.seed)
+        if self.patience is not None:
+            checks.integer("patience", self.patience, low=1)
+        if self.max_gradient_norm is not None:
+            checks.number("max_gradient_norm", self.max_gradient_norm, low=0, open_low=True)
+        for name in ("temperature", "complexity"):
+            if getattr(self, name) is not None:
+                checks.is_callable(name, getattr(self, name), "a schedule, a function of progress from 0 to 1")
+        for callback in self.callbacks:
+            checks.is_callable("callbacks", callback, "functions of an epoch's record")
+        if self.resume and self.checkpoint is None:
+            raise ValueError("resume: expected a checkpoint folder to continue from, got none. Pass checkpoint=….")
+        if self.checkpoint is not None and not self.resume and Checkpoint(self.checkpoint).exists():
+            raise FileExistsError(
+                f"checkpoint: expected a folder without a checkpoint, got {str(self.checkpoint)!r}. "
+                "Pass resume=True to continue it, or another folder."
+            )
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> Options:
+        """Return checked options; name the nearest match of an unknown one."""
+        for name in options:
+            checks.one_of("option", name, [field.name for field in fields(cls)])
+        return cls(**options)
+
+
+class Session(AbstractContextManager):
+    """A fit in progress: its data, parameters, random state and modes, checked before the first step.
+
+    Within the context the random state is the fit's own, started at its seed, and Pyro validates only the first pass.
+    """
+
+    def __init__(self, model: Any, guide: Any, train: Source, valid: Source | None, options: Options):
+        checks.is_callable("model", model, "a Pyro model")
+        checks.is_callable("guide", guide, "a Pyro guide")
+        self.model, self.guide, self.options = model, guide, options
+        device = next((p.device for part in (model, guide) if isinstance(part, nn.Module) for p in part.parameters()),
+                      torch.device("cpu"))  # fmt: skip
+        self.train = Batches("train", train, options.batch_size, device)
+        self.valid = None if valid is None else Batches("valid", valid, options.batch_size, device)
+        if options.patience is not None and valid is None:
+            raise ValueError("patience: expected validation data to stop by, got valid=None. Pass valid=(x, y).")
+        for name in ("temperature", "complexity"):
+            schedule = getattr(options, name)
+            if schedule is not None and getattr(model, name, None) is None:
+                raise ValueError(f"{name}: expected a model with a {name} to schedule, got one without.")
+            for progress in (0.0, 1.0) if schedule is not None else ():
+                setattr(model, name, schedule(progress))
+        for batches in (self.train, self.valid):
+            if batches is not None and hasattr(model, "check"):
+                model.check(*(batches.everything() or batches.first()))
+        self.steps = options.epochs * len(self.train)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Session:
+        self._stack.enter_context(torch.random.fork_rng())
+        torch.manual_seed(self.options.seed)
+        self._set_progress(0)
+        self._train_mode(True)
+        first = self.train.first()
+        with pyro.validation_enabled(True), torch.no_grad():
+            Evidence(self.model, self.guide).eval()(*first)
+        self.named = named_parameters(self.model, self.guide, first)
+        if not any(name.startswith("guide.") for name in self.named):
+            raise ValueError("guide: expected parameters to fit, got none.")
+        self._stack.enter_context(pyro.validation_enabled(False))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._train_mode(False)
+        self._stack.close()
+
+    def stepper(self, names: Sequence[str], optimizer: OptimizerFactory, scheduler: SchedulerFactory | None) -> Stepper:
+        """Return a stepper of the evidence in the parameters of these names."""
+        options = self.options
+        evidence = Evidence(self.model, self.guide, options.particles, options.enumerate_discrete)
+        return Stepper(
+            evidence, {name: self.named[name] for name in names}, self.train.size, self.steps, optimizer, scheduler,
+            options.local_reparameterization, options.max_gradient_norm,
+        )  # fmt: skip
+
+    def run(self, steppers: dict[str, Stepper], step: Callable[[int, Pair], Terms]) -> list[Record]:
+        """Run all epochs and return their records."""
+        options = self.options
+        state = FitState(self.model, self.guide, self.named, steppers)
+        checkpoint = None if options.checkpoint is None else Checkpoint(options.checkpoint)
+        history: list[Record] = []
+        best: dict[str, torch.Tensor] = {}
+        if checkpoint is not None and options.resume and checkpoint.exists():
+            tensors, position = checkpoint.load()
+            best = {n.removeprefix("best."): tensors.pop(n) for n in list(tensors) if n.startswith("best.")}
+            state.load(tensors, position["steppers"])
+            history = position["history"]
+        bar = tqdm(total=options.epochs, initial=len(history), disable=not options.progress, unit="epoch", leave=False)
+        with bar:
+            while len(history) < options.epochs and not (history and history[-1]["stopped"]):
+                record = self._epoch(len(history), state, step)
+                history.append(record)
+                if options.patience is not None and _best_epoch(history) == len(history) - 1:
+                    best = state.snapshot()
+                record["stopped"] = self._stops(history)
+                if checkpoint is not None:
+                    tensors, position = state.dump()
+                    tensors.update({f"best.{name}": value for name, value in best.items()})
+                    checkpoint.save(tensors, {"steppers": position, "history": history})
+                bar.update()
+                bar.set_postfix(evidence=f"{record['evidence']:.4g}")
+        if best:
+            state.restore(best)
+        return history
+
+    def _epoch(self, epoch: int, state: FitState, step: Callable[[int, Pair], Terms]) -> Record:
+        good = state.snapshot()
+        sums: dict[str, float] = {}
+        done = epoch * len(self.train)
+        try:
+            for batch in self.train:
+                self._set_progress(done)
+                for name, value in step(done, batch).summary().items():
+                    sums[name] = sums.get(name, 0.0) + value / len(self.train)
+                done += 1
+        except NonFiniteLoss:
+            state.restore(good)
+            raise
+        record: Record = {"epoch": epoch, **sums}
+        for name in ("temperature", "complexity"):
+            if isinstance(getattr(self.model, name, None), float):
+                record[name] = getattr(self.model, name)
+        if self.valid is not None:
+            record.update({f"valid_{name}": value for name, value in self._validate().items()})
+        probabilities = choice_probabilities(self.guide, *self.train.first(), num_samples=100)
+        record["structure"] = {site: value.tolist() for site, value in probabilities.items()}
+        return record
+
+    def _validate(self) -> dict[str, float]:
+        """Return the terms of the evidence on the validation part, scaled to N data; the same noise every epoch."""
+        assert self.valid is not None
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            terms = evaluate(self.model, self.guide, self.valid)
+        self._train_mode(True)
+        return terms
+
+    def _stops(self, history: list[Record]) -> bool:
+        answers = [callback(history[-1]) for callback in self.options.callbacks]
+        patience = self.options.patience
+        return any(answers) or (patience is not None and len(history) - 1 - _best_epoch(history) >= patience)
+
+    def _set_progress(self, done: int) -> None:
+        for name in ("temperature", "complexity"):
+            schedule = getattr(self.options, name)
+            if schedule is not None:
+                setattr(self.model, name, schedule(done / max(1, self.steps - 1)))
+
+    def _train_mode(self, mode: bool) -> None:
+        for part in (self.model, self.guide):
+            if isinstance(part, nn.Module):
+                part.train(mode)
+
+
+def _best_epoch(history: list[Record]) -> int:
+    return max(range(len(history)), key=lambda epoch: history[epoch]["valid_evidence"])

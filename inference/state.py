@@ -1,0 +1,148 @@
+"""The state of a fit: which parameters it has, and everything that a checkpoint holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro_nas.inference.stepper import Stepper
+from torch import nn
+
+from pyro_nas.evidence import is_structure
+
+
+def named_parameters(model: Any, guide: Any, args: tuple) -> dict[str, torch.Tensor]:
+    """Return all parameters to optimise: those of modules, and what plain callables declare by ``pyro.param``."""
+    named: dict[str, torch.Tensor] = {}
+    for prefix, part in (("model", model), ("guide", guide)):
+        with torch.no_grad():
+            nodes = poutine.trace(part).get_trace(*args).nodes
+        if isinstance(part, nn.Module):
+            named.update({f"{prefix}.{name}": p for name, p in part.named_parameters() if p.requires_grad})
+        known = {id(value) for value in named.values()}
+        for name, site in nodes.items():
+            if site["type"] == "param" and site["value"] is not None:
+                leaf = site["value"].unconstrained() if hasattr(site["value"], "unconstrained") else site["value"]
+                if leaf.requires_grad and leaf.is_leaf and id(leaf) not in known:
+                    named[f"{prefix}.{name}"] = leaf
+    return named
+
+
+def split_parameters(
+    guide: Callable[..., Any], args: tuple, named: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return (weight parameters, structure parameters): a structure parameter is one that a structure site depends on.
+
+    Raises ValueError where the guide has no structure site, or parameters that serve both.
+    """
+    nodes = poutine.trace(guide).get_trace(*args).nodes
+    sites = {name: site for name, site in nodes.items() if site["type"] == "sample"}
+    reach = {True: set[str](), False: set[str]()}
+    for name, site in sites.items():
+        law, value = site["fn"], site["value"]
+        outputs = [value] if value.requires_grad else []
+        if not law.has_rsample:
+            outputs.append(law.log_prob(value.detach()))
+        used = _reached([o for o in outputs if o.requires_grad], named)
+        reach[is_structure(name.removesuffix("_unconstrained"))] |= used
+    shared = reach[True] & reach[False]
+    only_weights = set(named) - reach[True]
+    if not reach[True]:
+        raise ValueError(
+            "guide: expected structure sites with parameters, got none. A space without choices needs svi."
+        )
+    if shared and not any(name.startswith("guide.") for name in only_weights):
+        raise ValueError(
+            f"guide: expected parameters of its own for the structure, got {sorted(shared)}, which weights share. "
+            "Use svi.fit for such a guide, or join guides of both by pyro.infer.autoguide.AutoGuideList."
+        )
+    return {name: named[name] for name in named if name in only_weights}, {name: named[name] for name in reach[True]}
+
+
+def _reached(outputs: list[torch.Tensor], named: Mapping[str, torch.Tensor]) -> set[str]:
+    if not outputs:
+        return set()
+    gradients = torch.autograd.grad(
+        sum(output.sum() for output in outputs), list(named.values()), allow_unused=True, retain_graph=True
+    )
+    return {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
+
+
+class FitState:
+    """All that changes during a fit, as tensors and JSON: parameters, buffers, optimisers, schedules, random state."""
+
+    def __init__(self, model: Any, guide: Any, named: Mapping[str, torch.Tensor], steppers: Mapping[str, Stepper]):
+        self.steppers = steppers
+        self.live = {name: value.data for name, value in named.items()}
+        for prefix, part in (("model", model), ("guide", guide)):
+            if isinstance(part, nn.Module):
+                self.live.update({f"{prefix}.{name}": b for name, b in _kept_buffers(part)})
+        for stepper_name, stepper in steppers.items():
+            self.live.update(
+                {f"evidence.{stepper_name}.{n}": b for n, b in stepper.evidence.named_own_buffers().items()}
+            )
+
+    def snapshot(self) -> dict[str, torch.Tensor]:
+        """Return a copy of parameters and buffers."""
+        return {name: value.clone() for name, value in self.live.items()}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Set parameters and buffers; raise ValueError where names or shapes differ."""
+        mine = {name: value.shape for name, value in self.live.items()}
+        theirs = {name: value.shape for name, value in tensors.items()}
+        if mine != theirs:
+            different = sorted(name for name in mine | theirs if mine.get(name) != theirs.get(name))
+            raise ValueError(
+                f"checkpoint: expected the tensors of this model and guide, got others at {different[:5]}. "
+                "Resume with the model and guide that were fitted."
+            )
+        for name, value in self.live.items():
+            value.copy_(tensors[name])
+
+    def dump(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return everything as tensors and JSON values."""
+        tensors = {f"state.{name}": value for name, value in self.live.items()}
+        tensors["random.cpu"] = torch.get_rng_state()
+        if torch.cuda.is_initialized():
+            tensors.update({f"random.cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())})
+        position: dict[str, Any] = {}
+        for name, stepper in self.steppers.items():
+            state = stepper.optimizer.state_dict()
+            slots: dict[str, dict[str, Any]] = {}
+            for index, values in state["state"].items():
+                for key, value in values.items():
+                    if isinstance(value, torch.Tensor):
+                        tensors[f"optimizer.{name}.{index}.{key}"] = value
+                    else:
+                        slots.setdefault(str(index), {})[key] = value
+            schedule = None if stepper.scheduler is None else stepper.scheduler.state_dict()
+            position[name] = {"groups": state["param_groups"], "slots": slots, "scheduler": schedule}
+        return tensors, position
+
+    def load(self, tensors: Mapping[str, torch.Tensor], position: Mapping[str, Any]) -> None:
+        """Set everything from what ``dump`` returned."""
+        self.restore(_under("state.", tensors))
+        for name, stepper in self.steppers.items():
+            saved = position[name]
+            slots = {int(index): dict(values) for index, values in saved["slots"].items()}
+            for key, value in _under(f"optimizer.{name}.", tensors).items():
+                index, _, slot = key.partition(".")
+                slots.setdefault(int(index), {})[slot] = value
+            stepper.optimizer.load_state_dict({"state": slots, "param_groups": saved["groups"]})
+            if stepper.scheduler is not None:
+                stepper.scheduler.load_state_dict(saved["scheduler"])
+        torch.set_rng_state(tensors["random.cpu"])
+        for key, value in _under("random.cuda.", tensors).items():
+            torch.cuda.set_rng_state(value, int(key))
+
+
+def _kept_buffers(module: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
+    """Yield the buffers of a module's state, without those that its arguments determine."""
+    names = set(module.state_dict(keep_vars=True))
+    return ((name, buffer) for name, buffer in module.named_buffers() if name in names)
+
+
+def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

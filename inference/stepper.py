@@ -1,0 +1,108 @@
+"""Stepper: one ascent step of the generalised evidence in some of the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from pyro_nas import checks
+from pyro_nas.evidence import Evidence, Terms
+from pyro_nas.local_reparameterization import LocalReparameterization
+
+OptimizerFactory = Callable[[list[torch.Tensor]], Optimizer]
+SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
+
+
+class NonFiniteLoss(FloatingPointError):
+    """A loss or gradient that turned NaN or infinite; model and guide are as after the last whole epoch."""
+
+
+def adam(lr: float = 0.01, **options: Any) -> OptimizerFactory:
+    """Return a factory of torch's fused Adam."""
+    checks.number("lr", lr, low=0, open_low=True)
+    return partial(torch.optim.Adam, lr=lr, fused=True, **options)
+
+
+def one_cycle(max_lr: float, **options: Any) -> SchedulerFactory:
+    """Return a factory of torch's one-cycle schedule over all steps of a fit."""
+    checks.number("max_lr", max_lr, low=0, open_low=True)
+    return lambda optimizer, steps: torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=max_lr, total_steps=steps + 1, **options
+    )
+
+
+class Stepper:
+    """Ascend 𝔏(λ)/N in ``parameters``; called with a step's number and batch, returns the terms before the step.
+
+    Raises NonFiniteLoss, before anything is changed, where the loss or a gradient is not finite.
+    """
+
+    def __init__(
+        self,
+        evidence: Evidence,
+        parameters: dict[str, torch.Tensor],
+        num_data: int,
+        steps: int,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory | None,
+        local_reparameterization: bool,
+        max_gradient_norm: float | None,
+    ):
+        self.evidence, self.parameters, self.num_data = evidence, parameters, num_data
+        self.values = list(parameters.values())
+        self.optimizer = checks.is_callable("optimizer", optimizer, "a function of a list of parameters")(self.values)
+        if not isinstance(self.optimizer, Optimizer):
+            raise TypeError(f"optimizer: expected a torch optimizer, got {checks.describe(self.optimizer)}.")
+        self.scheduler = None if scheduler is None else scheduler(self.optimizer, steps)
+        self.local_reparameterization, self.max_gradient_norm = local_reparameterization, max_gradient_norm
+
+    def __call__(self, step: int, x: Any, y: torch.Tensor) -> Terms:
+        """Make one step."""
+        for value in self.values:
+            value.grad = None
+        terms = self.terms(x, y)
+        loss = -terms.surrogate / self.num_data
+        if not loss.requires_grad:
+            raise ValueError("guide: expected parameters that the evidence depends on, got none.")
+        loss.backward(inputs=self.values)
+        gradients = [value.grad for value in self.values if value.grad is not None]
+        norm = get_total_norm(gradients)
+        if not bool(torch.isfinite(loss.detach() + norm)):
+            self._refuse(step, terms)
+        if self.max_gradient_norm is not None and norm > self.max_gradient_norm:
+            torch._foreach_mul_(gradients, self.max_gradient_norm / norm)
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        return terms
+
+    def terms(self, x: Any, y: torch.Tensor) -> Terms:
+        """Estimate the evidence on a batch, with local reparameterisation where it is on."""
+        with LocalReparameterization() if self.local_reparameterization else nullcontext() as effect:
+            terms = self.evidence(x, y)
+        if effect is not None and not effect.sites:
+            raise ValueError(
+                "local_reparameterization: expected a guide that draws normal weight sites, got none. "
+                "Switch it off for this guide."
+            )
+        return terms
+
+    def _refuse(self, step: int, terms: Terms) -> None:
+        bad = [] if torch.isfinite(terms.log_likelihood) else ["y (the likelihood)"]
+        bad += [site for site, divergence in terms.divergence.items() if not torch.isfinite(divergence)]
+        bad += [
+            f"the gradient of {name}"
+            for name, value in self.parameters.items()
+            if value.grad is not None and not bool(torch.isfinite(value.grad).all())
+        ]
+        raise NonFiniteLoss(
+            f"step {step}: the loss or its gradient is not finite at {', '.join(bad)}. Model and guide are as after the "
+            "last whole epoch. Lower the learning rate, or set max_gradient_norm."
+        )

@@ -1,0 +1,34 @@
+"""Stochastic variational inference: gradient ascent of 𝔏(λ) in all parameters of guide and model at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pyro_nas.inference.loop import Options, Record, Session
+from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, adam
+
+from pyro_nas.data import Source
+
+
+def fit(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    train: Source,
+    valid: Source | None = None,
+    *,
+    optimizer: OptimizerFactory | None = None,
+    scheduler: SchedulerFactory | None = None,
+    **options: Any,
+) -> list[Record]:
+    """Fit a guide to a model by ascending E_q log p(y | x, w, Γ) − λ KL(q ‖ p); return a record of each epoch.
+
+    ``train`` and ``valid``: (x, y), a Dataset or a DataLoader; validation data only measure and stop. ``optimizer`` is
+    a function of a list of parameters, ``scheduler`` one of the optimizer and the number of steps (called every step).
+    ``options`` are those of ``Options``. Evidence and its terms are in nats, of all training data.
+
+    Raises ValueError or TypeError before the first step for bad input, NonFiniteLoss during it. Hoffman et al. 2013.
+    """
+    with Session(model, guide, train, valid, Options.of(options)) as session:
+        main = session.stepper(list(session.named), optimizer or adam(), scheduler)
+        return session.run({"all": main}, lambda step, batch: main(step, *batch))
