@@ -111,8 +111,8 @@ class Model(nn.Module):
     def forward(self, x: Inputs, y: torch.Tensor | None = None) -> torch.Tensor:
         """Draw w and Γ, run the network on x, observe (or draw) y; return the outputs, (batch, features)."""
         with poutine.scale(scale=self.draw_complexity()):
-            weights = self.weights() if self.packing.size else {}
             structure = {site: pyro.sample(site, self.structure_law(site)) for site in self.choices}
+            weights = self.weights() if self.packing.size else {}
         outputs = functional_call(self.network, weights, x, {"structure": structure}, tie_weights=False)
         size = outputs.shape[0]
         with IndepMessenger("data", size, dim=-1), poutine.scale(scale=self.num_data / size):  # a plate, not subsampled

@@ -53,8 +53,9 @@ class Network(nn.Module):
         for vertex, parents in self._parents.items():
             found = [self._edge((parent, vertex), values[parent], structure, hard) for parent in parents]
             incoming = [value for value in found if value is not None]
-            if not incoming:
-                raise ValueError(f"structure: expected a weight above 0 on some edge into vertex {vertex}, got none.")
+            if not incoming:  # an empty sum is zero, and its shape is that of a primitive's output
+                edge = (parents[0], vertex)
+                incoming = [_run(self._primitives[edge][0], (values[parents[0]],), structure) * 0]
             values[vertex] = self._aggregate(vertex, parents, incoming, structure)
         return values[self._output]
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
-import networkx as nx
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch
 
 from pyro_nas.space import Choices, Edge, Space
 
@@ -24,10 +25,13 @@ def plot_architecture(space: Space, probabilities: Mapping[str, torch.Tensor] | 
     needs none.
     """
     panels = _panels(space)
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 5.2), squeeze=False, layout="constrained")
-    for axis, (title, part) in zip(axes[0], panels.items(), strict=True):
+    heights = [_height(part) for part in panels.values()]
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=(9, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
+    )
+    for axis, (title, part) in zip(axes[:, 0], panels.items(), strict=True):
         _draw_graph(axis, part, probabilities or {})
-        axis.set_title(title)
+        axis.set_title(title, loc="left")
     return figure
 
 
@@ -39,40 +43,70 @@ def _panels(space: Space, title: str = "network") -> dict[str, Space]:
     return found
 
 
+def _limits(space: Space) -> tuple[float, float, float]:
+    """Return the right, lower and upper limit of a graph whose vertices lie at distance 1 from 0 on."""
+    place = {vertex: i for i, vertex in enumerate(space.vertices)}
+    reach = {above: 1.0 for above in (True, False)}
+    for j, k in space.edges:
+        above = place[j] % 2 == 0
+        reach[above] = max(reach[above], float(place[k] - place[j]))
+    return len(place) - 0.7, -0.4 * reach[False], 0.4 * reach[True]
+
+
+def _height(space: Space) -> float:
+    """Return the height in inches at a width of about 7."""
+    right, low, high = _limits(space)
+    return 0.5 + 7 * (high - low) / (right + 0.3)
+
+
 def _draw_graph(axis: Axes, space: Space, probabilities: Mapping[str, torch.Tensor]) -> None:
-    order = space.vertices
-    position = {vertex: (0.55 * (i % 2) if len(order) > 3 else 0.0, -float(i)) for i, vertex in enumerate(order)}
-    nx.draw_networkx_nodes(space.graph, position, ax=axis, node_color="white", edgecolors="black", node_size=500)
-    nx.draw_networkx_labels(space.graph, position, ax=axis, font_size=10)
-    rows = {edge: (c, row) for c in space.own_choices() for row, edge in enumerate(c.edges)}
+    """Draw vertices on a line, edges as bundles of arcs, those over two steps or more above or below the line."""
+    place = {vertex: i for i, vertex in enumerate(space.vertices)}
+    rows = {edge: (choices, row) for choices in space.own_choices() for row, edge in enumerate(choices.edges)}
     names = list(dict.fromkeys(name for edge in rows for name in space.edges[edge]))
     for edge, primitives in space.edges.items():
+        strengths = [1.0] * len(primitives)
         if edge in rows and rows[edge][0].site in probabilities:
-            choices, row = rows[edge]
-            strengths = probabilities[choices.site][row].tolist()
-        else:
-            strengths = [1.0] * len(primitives)
-        lines = [(name, s) for name, s in zip(primitives, strengths, strict=True)]
-        for index, (name, strength) in enumerate(lines):
-            bend = 0.0 if len(lines) == 1 else 0.34 * (index / (len(lines) - 1) - 0.5) * 2
-            bend += 0.25 if order.index(edge[1]) - order.index(edge[0]) > 1 else 0.0
-            nx.draw_networkx_edges(
-                space.graph, position, [edge], ax=axis, width=0.4 + 4 * strength, alpha=0.15 + 0.85 * strength,
-                edge_color=[COLOURS[names.index(name) % 10] if name in names else "black"],
-                connectionstyle=f"arc3,rad={bend:.3f}", node_size=500, arrowsize=12,
-            )  # fmt: skip
-        best, probability = max(lines, key=lambda line: line[1])
-        text = best if edge not in rows else f"{best} {probability:.2f}"
-        far = order.index(edge[1]) - order.index(edge[0])
-        (x0, y0), (x1, y1) = position[edge[0]], position[edge[1]]
+            strengths = probabilities[rows[edge][0].site][rows[edge][1]].tolist()
+        start, end = place[edge[0]], place[edge[1]]
+        middle = 0.0 if end - start == 1 else (-0.55 if start % 2 == 0 else 0.55)
+        spread = (0.3 if end - start == 1 else 0.3 / (end - start)) if len(primitives) > 1 else 0.0
+        for bend, name, strength in zip(
+            np.linspace(middle - spread, middle + spread, len(primitives)), primitives, strengths, strict=True
+        ):
+            axis.add_patch(
+                FancyArrowPatch(
+                    (start, 0),
+                    (end, 0),
+                    connectionstyle=f"arc3,rad={bend:.3f}",
+                    arrowstyle="-|>",
+                    mutation_scale=12,
+                    shrinkA=12,
+                    shrinkB=12,
+                    lw=0.5 + 4 * strength,
+                    alpha=0.2 + 0.8 * strength,
+                    color=COLOURS[names.index(name) % 10] if name in names else "black",
+                )
+            )
+        best, probability = max(zip(primitives, strengths, strict=True), key=lambda line: line[1])
+        apex = -(middle - spread) * (end - start) / 2  # a quadratic curve reaches half way to its control point
+        apex = apex + 0.04 if middle <= 0 else -(middle + spread) * (end - start) / 2 - 0.04
         axis.text(
-            (x0 + x1) / 2 + (0.28 * far if far > 1 else 0.06), (y0 + y1) / 2 + (0.12 if far > 1 else 0.0), text, fontsize=9,
-            va="center", bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
-        )  # fmt: skip
+            (start + end) / 2,
+            apex,
+            f"{best} {probability:.2f}" if edge in rows else best,
+            fontsize=9,
+            ha="center",
+            va="bottom" if middle <= 0 else "top",
+        )
+    for vertex, x in place.items():
+        axis.plot(x, 0, "o", ms=20, mfc="white", mec="black", zorder=3)
+        axis.text(x, 0, str(vertex), ha="center", va="center", zorder=4)
     if names:
-        handles = [plt.Line2D([], [], color=COLOURS[i % 10], lw=3, label=name) for i, name in enumerate(names)]
-        axis.legend(handles=handles, loc="upper right", fontsize=9, frameon=False)
-    axis.margins(x=0.6, y=0.08)
+        handles = [Line2D([], [], color=COLOURS[i % 10], lw=3, label=name) for i, name in enumerate(names)]
+        axis.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9, frameon=False)
+    right, low, high = _limits(space)
+    axis.set(xlim=(-0.3, right), ylim=(low, high), aspect="equal")
     axis.axis("off")
 
 
