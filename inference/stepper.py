@@ -38,6 +38,18 @@ def one_cycle(max_lr: float, **options: Any) -> SchedulerFactory:
     )
 
 
+def delayed(fraction: float = 0.3) -> SchedulerFactory:
+    """Return a factory of a schedule that holds parameters still for a fraction of the steps, then lets them go.
+
+    For the structure in a bilevel fit: every primitive is trained before any is preferred, so that the one that learns
+    fastest does not win by that alone.
+    """
+    checks.number("fraction", fraction, low=0, high=1)
+    return lambda optimizer, steps: torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: float(step >= fraction * steps)
+    )
+
+
 class Stepper:
     """Ascend 𝔏(λ)/N in ``parameters``; called with a step's number and batch, returns the terms before the step.
 

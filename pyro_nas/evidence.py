@@ -157,16 +157,12 @@ class Evidence(nn.Module):
             terms = self._particle(_Substituted(self.guide, data), args, frozenset(data))
             total = _add(total, terms, probability)
         assert total is not None
-        prior = self._prior_of(discrete, args)
+        with torch.no_grad():
+            prior = _sample_sites(self.model, args)
         for name, law in discrete.items():
             total.divergence[name] = kl_divergence(law, prior[name]["fn"])
-            total.complexity[name] = prior[name]["scale"]
+            total.complexity[name] = sites[name]["scale"]
         return total
-
-    def _prior_of(self, discrete: dict[str, Distribution], args: tuple) -> dict[str, Any]:
-        with torch.no_grad():
-            sites = _sample_sites(self.model, args)
-        return {name: sites[name] for name in discrete}
 
 
 def evaluate(

@@ -6,7 +6,6 @@ import torch
 from pyro_nas import Space
 from pyro_nas.primitives import dense, skip
 
-
 torch.set_num_threads(1)  # the tensors here are small
 
 
