@@ -1,4 +1,4 @@
-"""Bilevel variational inference: weights ascend the evidence of the training part, structure that of the validation part.
+"""Bilevel variational inference: weights ascend the evidence of training data, structure that of validation data.
 
 VarDARTS (structure-selection thesis talk): DARTS' alternation of first order, with 𝔏(λ) as both objectives.
 """
@@ -41,16 +41,18 @@ def fit(
         weights, structure = split_parameters(guide, session.train.first(), session.named)
         lower = session.stepper(list(weights), optimizer or adam(), scheduler)
         upper = session.stepper(list(structure), structure_optimizer or adam(), structure_scheduler)
-        assert session.valid is not None
-        held_out = _endless(session.valid)
+        held_out: Iterator[Pair] = iter(())
 
         def step(number: int, batch: Pair) -> Terms:
+            nonlocal held_out
+            if number % len(session.train) == 0:  # anew in each epoch, where a checkpoint may continue
+                held_out = _endless(session.valid)
             upper(number, *next(held_out))
             return lower(number, *batch)
 
         return session.run({"weights": lower, "structure": upper}, step)
 
 
-def _endless(batches: Batches) -> Iterator[Pair]:
-    while True:
+def _endless(batches: Batches | None) -> Iterator[Pair]:
+    while batches is not None:
         yield from batches

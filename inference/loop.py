@@ -96,10 +96,10 @@ class Session(AbstractContextManager):
         checks.is_callable("model", model, "a Pyro model")
         checks.is_callable("guide", guide, "a Pyro guide")
         self.model, self.guide, self.options = model, guide, options
-        device = next((p.device for part in (model, guide) if isinstance(part, nn.Module) for p in part.parameters()),
-                      torch.device("cpu"))  # fmt: skip
-        self.train = Batches("train", train, options.batch_size, device)
-        self.valid = None if valid is None else Batches("valid", valid, options.batch_size, device)
+        modules = [part for part in (model, guide) if isinstance(part, nn.Module)]
+        self.device = next((p.device for part in modules for p in part.parameters()), torch.device("cpu"))
+        self.train = Batches("train", train, options.batch_size, self.device)
+        self.valid = None if valid is None else Batches("valid", valid, options.batch_size, self.device)
         if options.patience is not None and valid is None:
             raise ValueError("patience: expected validation data to stop by, got valid=None. Pass valid=(x, y).")
         for name in ("temperature", "complexity"):
@@ -135,7 +135,7 @@ class Session(AbstractContextManager):
     def stepper(self, names: Sequence[str], optimizer: OptimizerFactory, scheduler: SchedulerFactory | None) -> Stepper:
         """Return a stepper of the evidence in the parameters of these names."""
         options = self.options
-        evidence = Evidence(self.model, self.guide, options.particles, options.enumerate_discrete)
+        evidence = Evidence(self.model, self.guide, options.particles, options.enumerate_discrete).to(self.device)
         return Stepper(
             evidence, {name: self.named[name] for name in names}, self.train.size, self.steps, optimizer, scheduler,
             options.local_reparameterization, options.max_gradient_norm,

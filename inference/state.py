@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro_nas.inference.stepper import Stepper
 from torch import nn
 
-from pyro_nas.evidence import is_structure
+from pyro_nas.sites import is_structure
 
 
 def named_parameters(model: Any, guide: Any, args: tuple) -> dict[str, torch.Tensor]:

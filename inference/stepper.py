@@ -115,6 +115,6 @@ class Stepper:
             if value.grad is not None and not bool(torch.isfinite(value.grad).all())
         ]
         raise NonFiniteLoss(
-            f"step {step}: the loss or its gradient is not finite at {', '.join(bad)}. Model and guide are as after the "
-            "last whole epoch. Lower the learning rate, or set max_gradient_norm."
+            f"step {step}: the loss or its gradient is not finite at {', '.join(bad)}. Model and guide are as after "
+            "the last whole epoch. Lower the learning rate, or set max_gradient_norm."
         )

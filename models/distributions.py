@@ -9,94 +9,12 @@ from __future__ import annotations
 import math
 
 import torch
-from pyro.distributions import Categorical, Independent, LowRankMultivariateNormal, Normal
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch.distributions import constraints, register_kl
-from torch.distributions.utils import lazy_property
-from torch.nn.functional import cross_entropy, log_softmax, logsigmoid, one_hot, softmax, softplus
+from torch.nn.functional import log_softmax, logsigmoid, one_hot, softmax, softplus
 
 NODES = 256
-
-
-class MeanFieldNormal(Normal):
-    """N(m, σ²) given log σ, so that the divergence from a normal prior takes no logarithm. Shapes (…)."""
-
-    def __init__(self, loc: torch.Tensor, log_scale: torch.Tensor):
-        self.log_scale = log_scale
-        self.loc, self.scale = loc, log_scale.exp()
-        TorchDistribution.__init__(self, loc.shape, validate_args=False)
-
-    @lazy_property
-    def variance(self) -> torch.Tensor:
-        """σ², computed once for the divergence and for local reparameterisation."""
-        return self.scale.square()
-
-    def rsample(self, sample_shape=torch.Size()):
-        """Draw m + σ ε."""
-        noise = torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
-        return torch.addcmul(self.loc, self.scale, noise)
-
-    def expand(self, batch_shape, _instance=None):
-        """Return the same law with another batch shape."""
-        return type(self)(self.loc.expand(batch_shape), self.log_scale.expand(batch_shape))
-
-
-class FixedNormal(Normal):
-    """A normal prior without gradients, which keeps what a divergence from it needs."""
-
-    def __init__(self, loc: torch.Tensor, scale: torch.Tensor):
-        super().__init__(loc, scale, validate_args=False)
-        self.constant, self.half_precision = scale.log() - 0.5, 0.5 / scale.square()
-
-    def expand(self, batch_shape, _instance=None):
-        """Return the same law with another batch shape."""
-        return type(self)(self.loc.expand(batch_shape), self.scale.expand(batch_shape))
-
-
-@register_kl(MeanFieldNormal, Normal)
-def _kl_mean_field(q: MeanFieldNormal, p: Normal) -> torch.Tensor:
-    """Return log τ − log σ + (σ² + (m − μ)²) / 2τ² − ½."""
-    difference = q.loc - p.loc
-    second = torch.addcmul(q.variance, difference, difference)
-    if isinstance(p, FixedNormal):
-        return torch.addcmul(p.constant, second, p.half_precision) - q.log_scale
-    return torch.addcmul(p.scale.log() - 0.5, second, 0.5 / p.scale.square()) - q.log_scale
-
-
-class ClassIndex(Categorical):
-    """Categorical given unnormalised logits, (…, classes), whose log-probability is one fused call."""
-
-    def __init__(self, logits: torch.Tensor):
-        self.unnormalised = logits
-        self._num_events = logits.shape[-1]
-        TorchDistribution.__init__(self, logits.shape[:-1], validate_args=False)
-
-    @lazy_property
-    def logits(self) -> torch.Tensor:
-        """Log-probabilities."""
-        return self.unnormalised.log_softmax(-1)
-
-    @lazy_property
-    def probs(self) -> torch.Tensor:
-        """Probabilities."""
-        return self.unnormalised.softmax(-1)
-
-    @property
-    def param_shape(self) -> torch.Size:
-        """The shape of the logits."""
-        return self.unnormalised.shape
-
-    def expand(self, batch_shape, _instance=None):
-        """Return the same law with another batch shape."""
-        if torch.Size(batch_shape) == self.batch_shape:
-            return self
-        return type(self)(self.unnormalised.expand(*batch_shape, -1))
-
-    def log_prob(self, value):
-        """Return log softmax(logits) at the index ``value``."""
-        if value.shape == self.batch_shape and value.dim() == 1:
-            return -cross_entropy(self.unnormalised, value, reduction="none")
-        return super().log_prob(value)
+NO_SHAPE = torch.Size()
 
 
 class GumbelSoftmax(TorchDistribution):
@@ -123,12 +41,12 @@ class GumbelSoftmax(TorchDistribution):
         """The probabilities of argmax γ, shape (…, K)."""
         return softmax(self.logits, -1)
 
-    def rsample_log(self, sample_shape: torch.Size = torch.Size()) -> torch.Tensor:
+    def rsample_log(self, sample_shape: torch.Size = NO_SHAPE) -> torch.Tensor:
         """Draw log γ, shape sample_shape + (…, K): finite at every temperature."""
         noise = self.logits.new_empty(self._extended_shape(sample_shape)).exponential_().log()
         return log_softmax((self.logits - noise) / self.temperature, -1)
 
-    def rsample(self, sample_shape=torch.Size()):
+    def rsample(self, sample_shape=NO_SHAPE):
         """Draw γ."""
         return self.rsample_log(sample_shape).exp()
 
@@ -156,7 +74,7 @@ class StraightThrough(GumbelSoftmax):
 
     support = constraints.one_hot
 
-    def rsample(self, sample_shape=torch.Size()):
+    def rsample(self, sample_shape=NO_SHAPE):
         """Draw one-hot γ, exactly 0 and 1, through which the relaxed draw's gradient passes."""
         relaxed = super().rsample(sample_shape)
         hard = one_hot(relaxed.argmax(-1), relaxed.shape[-1]).to(relaxed.dtype)
@@ -190,12 +108,12 @@ class RelaxedBernoulli(TorchDistribution):
         """The probabilities of γ > ½."""
         return torch.sigmoid(self.logits)
 
-    def rsample_logit(self, sample_shape: torch.Size = torch.Size()) -> torch.Tensor:
+    def rsample_logit(self, sample_shape: torch.Size = NO_SHAPE) -> torch.Tensor:
         """Draw log γ/(1−γ): finite at every temperature."""
         pair = self.logits.new_empty((2, *self._extended_shape(sample_shape))).exponential_().log()
         return (self.logits + pair[0] - pair[1]) / self.temperature
 
-    def rsample(self, sample_shape=torch.Size()):
+    def rsample(self, sample_shape=NO_SHAPE):
         """Draw γ."""
         return torch.sigmoid(self.rsample_logit(sample_shape))
 
@@ -253,16 +171,3 @@ def _kl_relaxed_bernoulli(q: RelaxedBernoulli, p: RelaxedBernoulli) -> torch.Ten
         return relaxed_divergence(*pairs)
     draw = q.rsample_logit()
     return q.log_prob_of_logit(draw) - p.log_prob_of_logit(draw)
-
-
-@register_kl(LowRankMultivariateNormal, Independent)
-def _kl_low_rank(q: LowRankMultivariateNormal, p: Independent) -> torch.Tensor:
-    """Return ½ [Σ (Σ_ii + (m_i − μ_i)²)/τ_i² − n + Σ log τ_i² − log det Σ], Σ = W Wᵀ + D."""
-    base = p.base_dist
-    if not isinstance(base, Normal) or p.reinterpreted_batch_ndims != 1:
-        raise NotImplementedError
-    variance = base.scale.square().expand(q.event_shape)
-    triangle = q._capacitance_tril  # Cholesky factor of I + Wᵀ D⁻¹ W
-    log_determinant = q._unbroadcasted_cov_diag.log().sum(-1) + 2 * triangle.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    ratio = (q.variance + (q.loc - base.loc).square()) / variance
-    return 0.5 * ((ratio - 1 + variance.log()).sum(-1) - log_determinant)

@@ -10,8 +10,8 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro_nas.models.distributions import MeanFieldNormal
 from pyro_nas.models.model import Latent, Model
+from pyro_nas.models.normals import MeanFieldNormal
 from torch import nn
 from torch.distributions import biject_to, constraints
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro_nas.models.distributions import ClassIndex
 from torch import nn
+from torch.distributions.utils import lazy_property
+from torch.nn.functional import cross_entropy
 
 from pyro_nas import checks
 
@@ -33,6 +34,42 @@ class Likelihood(nn.Module):
     def forward(self, outputs: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         """Observe y, or draw it where y is None."""
         return pyro.sample("y", self.distribution(outputs), obs=y)
+
+
+class ClassIndex(dist.Categorical):
+    """Categorical given unnormalised logits, (…, classes), whose log-probability is one fused call."""
+
+    def __init__(self, logits: torch.Tensor):
+        self.unnormalised = logits
+        self._num_events = logits.shape[-1]
+        torch.distributions.Distribution.__init__(self, logits.shape[:-1], validate_args=False)
+
+    @lazy_property
+    def logits(self) -> torch.Tensor:
+        """Log-probabilities."""
+        return self.unnormalised.log_softmax(-1)
+
+    @lazy_property
+    def probs(self) -> torch.Tensor:
+        """Probabilities."""
+        return self.unnormalised.softmax(-1)
+
+    @property
+    def param_shape(self) -> torch.Size:
+        """The shape of the logits."""
+        return self.unnormalised.shape
+
+    def expand(self, batch_shape, _instance=None):
+        """Return the same law with another batch shape."""
+        if torch.Size(batch_shape) == self.batch_shape:
+            return self
+        return type(self)(self.unnormalised.expand(*batch_shape, -1))
+
+    def log_prob(self, value):
+        """Return log softmax(logits) at the index ``value``."""
+        if value.shape == self.batch_shape and value.dim() == 1:
+            return -cross_entropy(self.unnormalised, value, reduction="none")
+        return super().log_prob(value)
 
 
 class Categorical(Likelihood):

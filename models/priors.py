@@ -13,7 +13,7 @@ from functools import partial
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro_nas.models.distributions import FixedNormal
+from pyro_nas.models.normals import FixedNormal
 from torch import nn
 
 from pyro_nas import checks

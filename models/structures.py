@@ -1,7 +1,7 @@
 """Structure priors: laws of γ for every open choice of a space, and the guide's laws of the same family.
 
 A prior is made of free prior probabilities and, where the family has one, a temperature: towards 0 all mass goes to
-the vertices, towards infinity to the centre (structure-selection lecture, "prior distribution for the model structure").
+the vertices, towards infinity to the centre (structure-selection lecture, prior of the model structure).
 """
 
 from __future__ import annotations

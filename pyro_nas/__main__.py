@@ -16,20 +16,22 @@ from pyro_nas.arviz_export import to_arviz
 from pyro_nas.data import Batches, Pair, Split, load
 from pyro_nas.derivation import derive
 from pyro_nas.evidence import evaluate
-from pyro_nas.inference import adam, bilevel, one_cycle, schedules, svi
+from pyro_nas.inference import adam, bilevel, delayed, one_cycle, schedules, svi
 from pyro_nas.inference.loop import Options
 from pyro_nas.inference.stepper import NonFiniteLoss
+from pyro_nas.metrics import classification_metrics
 from pyro_nas.models import Model, guides, priors, structures, zoo
-from pyro_nas.posterior import choice_probabilities, draw, edge_entropies, predict, probable_structures
-from pyro_nas.runs import RunFolder
+from pyro_nas.posterior import by_edge, choice_probabilities, draw, edge_entropies, predict, probable_structures
+from pyro_nas.runs import RunFolder, state_of
 from pyro_nas.space import Space
 from pyro_nas.space_files import read_space, to_dict
 
+INITIAL_SCALE = 0.02
 GUIDES: dict[str, Callable[[Model], guides.Guide]] = {
-    "mean_field": guides.MeanField,
-    "low_rank": guides.LowRank,
+    "mean_field": lambda model: guides.MeanField(model, INITIAL_SCALE),
+    "low_rank": lambda model: guides.LowRank(model, initial_scale=INITIAL_SCALE),
     "point_mass": guides.PointMass,
-    "structure_conditioned": guides.StructureConditioned,
+    "structure_conditioned": lambda model: guides.StructureConditioned(model, initial_scale=INITIAL_SCALE),
 }
 WEIGHTS: dict[str, Callable[[float], priors.WeightPrior]] = {
     "normal": lambda gain: priors.normal(priors.fan_in(gain)),
@@ -52,12 +54,12 @@ def search(
     weights: str = "normal",
     structure: str = "gumbel_softmax",
     prior_gain: float = 1.0,
-    complexity: float = 0.03,
+    complexity: float = 0.003,
     epochs: int = 30,
-    retrain_epochs: int = 100,
+    retrain_epochs: int = 60,
     batch_size: int = 64,
-    lr: float = 0.02,
-    structure_lr: float = 0.03,
+    lr: float = 0.01,
+    structure_lr: float = 0.05,
     draws: int = 30,
     seed: int = 0,
     device: str = "cpu",
@@ -123,12 +125,12 @@ def search(
     start = time.perf_counter()
     history = bilevel.fit(
         model, found, split.train, split.valid, epochs=epochs, optimizer=optimizer, scheduler=scheduler,
-        structure_optimizer=structure_optimizer, checkpoint=folder.path / "search", resume=resume, **common, **anneal,
+        structure_optimizer=structure_optimizer, structure_scheduler=delayed(),
+        checkpoint=folder.path / "search", resume=resume, **common, **anneal,
     )  # fmt: skip
     seconds["search"] = time.perf_counter() - start
     probabilities = {site: table.cpu() for site, table in choice_probabilities(found).items()}
-    entropies = edge_entropies(family, probabilities)
-    _print_structure(family, probabilities, entropies)
+    _print_structure(family, probabilities)
     architecture = derive(family, probabilities)
 
     start = time.perf_counter()
@@ -152,15 +154,11 @@ def search(
         "data": data,
         "seed": seed,
         "test": {
-            "posterior_predictive": _test(model, found, split.test, draws, split.classes, place),
-            "derived": _test(final, final_guide, split.test, draws, split.classes, place),
+            "posterior_predictive": _test(model, found, split.test, draws, place),
+            "derived": _test(final, final_guide, split.test, draws, place),
         },
-        "probabilities": _by_edge(family, probabilities),
-        "entropy": {
-            f"{site} {j}→{k}": float(entropies[site][row])
-            for site, choices in family.choices().items()
-            for row, (j, k) in enumerate(choices.edges)
-        },
+        "probabilities": by_edge(family, probabilities),
+        "entropy": by_edge(family, edge_entropies(family, probabilities)),
         "evidence": {"search": terms, "derived": final_terms},
         "parameters": {
             "search": sum(p.numel() for p in model.network.parameters()),
@@ -173,7 +171,7 @@ def search(
     }
     seconds["test"] = time.perf_counter() - start
     folder.write_json("architecture.json", to_dict(architecture))
-    folder.write_tensors("weights.safetensors", _state(final, final_guide))
+    folder.write_tensors("weights.safetensors", state_of(final, final_guide))
     folder.write_with("posterior.nc", lambda path: to_arviz(structure_draws, family).to_netcdf(str(path)))
     folder.write_with("architecture.png", plots.plot_architecture(family, probabilities).savefig)
     folder.write_with("structure.png", plots.plot_structure(history, family).savefig)
@@ -183,9 +181,8 @@ def search(
         "summary.json", {**summary, "seconds": {name: round(value, 2) for name, value in seconds.items()}}
     )
     for name, result in summary["test"].items():
-        print(
-            f"{name.replace('_', ' ')}: test accuracy {result['accuracy']:.4f}, calibration error {result['calibration_error']:.4f}"
-        )
+        accuracy, error = result["accuracy"], result["calibration_error"]
+        print(f"{name.replace('_', ' ')}: test accuracy {accuracy:.4f}, calibration error {error:.4f}")
     print(f"run folder: {folder.path}")
 
 
@@ -196,53 +193,25 @@ def _space(name: str, split: Split) -> Space:
         return read_space(name)
     checks.one_of("space", name, ["auto", "cells", "layers", "FILE.json"])
     if name == "cells" and x.dim() != 4:
-        raise ValueError(
-            f"space: expected 'layers' for data of shape {tuple(x.shape)}, got 'cells', which takes images."
-        )
+        raise ValueError(f"space: expected 'layers' for data of shape {tuple(x.shape)}, got 'cells', for images.")
     if x.dim() == 4 and name != "layers":
         return zoo.cells(x.shape[1], split.classes)
     return zoo.layers(x[0].numel(), split.classes)
 
 
-def _test(
-    model: Model, guide: nn.Module, test: Pair, draws: int, classes: int, place: torch.device
-) -> dict[str, float]:
-    """Return accuracy, calibration error and log-likelihood of the posterior predictive on the test part."""
-    from torchmetrics.functional.classification import multiclass_calibration_error
-
+def _test(model: Model, guide: nn.Module, test: Pair, draws: int, place: torch.device) -> dict[str, float]:
+    """Return the metrics of the posterior predictive on the test part."""
     x, y = test
     assert isinstance(x, torch.Tensor)
-    probabilities = predict(model, draw(guide, num_samples=draws), x.to(place)).cpu()
-    return {
-        "accuracy": float((probabilities.argmax(-1) == y).float().mean()),
-        "calibration_error": float(multiclass_calibration_error(probabilities, y, classes, n_bins=15)),
-        "log_likelihood": float(probabilities.gather(-1, y[:, None]).clamp_min(1e-12).log().mean()),
-    }
+    return classification_metrics(predict(model, draw(guide, num_samples=draws), x.to(place)).cpu(), y)
 
 
-def _state(model: Model, guide: nn.Module) -> dict[str, torch.Tensor]:
-    points = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    kept = {
-        name: value
-        for name, value in model.state_dict().items()
-        if name in points or name not in dict(model.named_parameters())
-    }
-    return {**{f"model.{n}": v for n, v in kept.items()}, **{f"guide.{n}": v for n, v in guide.state_dict().items()}}
-
-
-def _by_edge(space: Space, probabilities: dict[str, torch.Tensor]) -> dict[str, dict[str, float]]:
-    return {
-        f"{site} {j}→{k}": dict(zip(names, row.tolist(), strict=True))
-        for site, choices in space.choices().items()
-        for (j, k), names, row in zip(choices.edges, choices.primitives, probabilities[site], strict=True)
-    }
-
-
-def _print_structure(space: Space, probabilities: dict[str, torch.Tensor], entropies: dict[str, torch.Tensor]) -> None:
-    entropy = torch.cat([value for value in entropies.values()]).tolist()
+def _print_structure(space: Space, probabilities: dict[str, torch.Tensor]) -> None:
+    entropies = by_edge(space, edge_entropies(space, probabilities))
     print("edge → probability of each operation, entropy in nats")
-    for (edge, row), nats in zip(_by_edge(space, probabilities).items(), entropy, strict=True):
-        print(f"  {edge:<24}" + "  ".join(f"{name} {p:.3f}" for name, p in row.items()) + f"  entropy {nats:.3f}")
+    for edge, table in by_edge(space, probabilities).items():
+        row = "  ".join(f"{name} {value:.3f}" for name, value in table.items())
+        print(f"  {edge:<24}{row}  entropy {entropies[edge]:.3f}")
 
 
 def main(args: list[str] | None = None) -> int:

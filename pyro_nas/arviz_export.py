@@ -37,7 +37,7 @@ def to_arviz(draws: Draws | Sequence[Draws], space: Space, weights: bool = False
     variables: dict[str, np.ndarray] = {}
     dims: dict[str, list[str]] = {}
     coords: dict[str, list[str]] = {}
-    for site, value in chains[0].items():
+    for site in chains[0]:
         stacked = torch.stack([chain[site].detach().cpu() for chain in chains])
         if site in open_choices:
             edge, choice = (f"{site} edge", f"{site} choice")

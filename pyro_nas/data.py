@@ -110,9 +110,9 @@ def load(name: str, root: str | None = None, valid_fraction: float = 0.2) -> Spl
     """Load a set by name, or arrays x and y of an .npz file, and split it.
 
     "digits" (scikit-learn, 1 797 images 1 × 8 × 8) and .npz: a fifth, drawn once for all seeds and stratified by class,
-    is the test part. "mnist" and "fashion-mnist" (torchvision, under ``root``, downloaded where absent) bring their own.
-    ``valid_fraction`` of the rest validates. Images are scaled to [−1, 1]; other features to mean 0 and sd 1, with the
-    training part's.
+    is the test part. "mnist" and "fashion-mnist" (torchvision, under ``root``, downloaded where absent) have their
+    own. ``valid_fraction`` of the rest validates. Images are scaled to [−1, 1]; features of an .npz to
+    mean 0 and sd 1, with the training part's.
     """
     checks.number("valid_fraction", valid_fraction, low=0.01, high=0.9)
     if name.endswith(".npz"):

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from pyro import poutine
-from pyro.poutine.util import site_is_subsample
 from torch import nn
 from torch.distributions import Distribution, Independent, kl_divergence
+
+from pyro_nas.sites import Substitute, Substituted, check_sites, divergence, is_structure, log_prob_of, sample_sites
 
 MAX_ENUMERATED = 10_000
 
@@ -39,8 +39,8 @@ class Terms:
     def evidence(self) -> torch.Tensor:
         """E log-likelihood − Σ λ · divergence."""
         total = self.log_likelihood
-        for site, divergence in self.divergence.items():
-            total = total - divergence * self.complexity[site]
+        for site, value in self.divergence.items():
+            total = total - value * self.complexity[site]
         return total
 
     @property
@@ -61,11 +61,6 @@ class Terms:
             "kl_weights": self.divergence_of(structure=False).item(),
             "kl_structure": self.divergence_of(structure=True).item(),
         }
-
-
-def is_structure(site: str) -> bool:
-    """Whether a latent site is a structure: the convention is a name that starts with "structure"."""
-    return site.startswith("structure")
 
 
 class Evidence(nn.Module):
@@ -101,23 +96,23 @@ class Evidence(nn.Module):
 
     def _particle(self, guide: Callable[..., Any], args: tuple, fixed: Collection[str] = ()) -> Terms:
         """Return one draw's estimate; the sites in ``fixed`` are conditioned on and have no divergence."""
-        ours = _sample_sites(guide, args)
-        with _Substitute({name: site["value"] for name, site in ours.items()}):
-            theirs = _sample_sites(self.model, args)
-        _check_sites(theirs, ours)
-        likelihoods = [_log_prob(site) for name, site in theirs.items() if name not in ours and site["is_observed"]]
+        ours = sample_sites(guide, args)
+        with Substitute({name: site["value"] for name, site in ours.items()}):
+            theirs = sample_sites(self.model, args)
+        check_sites(theirs, ours)
+        likelihoods = [log_prob_of(site) for name, site in theirs.items() if name not in ours and site["is_observed"]]
         terms = Terms(sum(likelihoods[1:], likelihoods[0]) if likelihoods else torch.zeros(()))
         inexact = []
         for name, site in ours.items():
             if name in fixed or site["is_observed"]:
                 continue
             if name in theirs:
-                divergence, exact = _divergence(site, theirs[name])
+                value, exact = divergence(site, theirs[name])
                 if not exact:
                     inexact.append(name)
             else:  # an auxiliary draw of the guide
-                divergence = site["fn"].log_prob(site["value"]).sum()
-            terms.divergence[name], terms.complexity[name] = divergence, site["scale"]
+                value = site["fn"].log_prob(site["value"]).sum()
+            terms.divergence[name], terms.complexity[name] = value, site["scale"]
         discrete = [name for name in terms.divergence if not ours[name]["fn"].has_rsample]
         if discrete:
             terms.score = self._score(terms, [ours[name] for name in discrete], set(discrete) - set(inexact))
@@ -139,7 +134,7 @@ class Evidence(nn.Module):
 
     def _enumerated(self, args: tuple) -> Terms:
         """Return the estimate with the exact sum over all values of the guide's discrete sites."""
-        sites = _sample_sites(self.guide, args)
+        sites = sample_sites(self.guide, args)
         discrete = {name: site["fn"] for name, site in sites.items() if not site["fn"].has_rsample}
         supports = {name: _support(name, law) for name, law in discrete.items()}
         count = 1
@@ -154,11 +149,11 @@ class Evidence(nn.Module):
         for values in itertools.product(*supports.values()):
             data = dict(zip(supports, values, strict=True))
             probability = torch.stack([discrete[name].log_prob(value) for name, value in data.items()]).sum().exp()
-            terms = self._particle(_Substituted(self.guide, data), args, frozenset(data))
+            terms = self._particle(Substituted(self.guide, data), args, frozenset(data))
             total = _add(total, terms, probability)
         assert total is not None
         with torch.no_grad():
-            prior = _sample_sites(self.model, args)
+            prior = sample_sites(self.model, args)
         for name, law in discrete.items():
             total.divergence[name] = kl_divergence(law, prior[name]["fn"])
             total.complexity[name] = sites[name]["scale"]
@@ -185,54 +180,6 @@ def evaluate(
         values = torch.tensor([total["evidence"] for total in totals], dtype=torch.double)
         result["standard_error"] = float(values.std() / draws**0.5)
     return result
-
-
-class _Substitute(poutine.messenger.Messenger):
-    """Give sites these values, as draws: unlike ``replay`` also values that a condition fixed in the guide."""
-
-    def __init__(self, values: dict[str, torch.Tensor]):
-        super().__init__()
-        self.values = values
-
-    def _pyro_sample(self, msg) -> None:
-        if msg["name"] in self.values and not msg["is_observed"]:
-            msg["value"], msg["done"] = self.values[msg["name"]], True
-
-
-class _Substituted:
-    """A callable run under ``_Substitute``."""
-
-    def __init__(self, function: Callable[..., Any], values: dict[str, torch.Tensor]):
-        self.function, self.values = function, values
-
-    def __call__(self, *args: Any) -> Any:
-        with _Substitute(self.values):
-            return self.function(*args)
-
-
-def _sample_sites(function: Callable[..., Any], args: tuple) -> dict[str, Any]:
-    """Run a Pyro callable and return its sample sites, without those of plates."""
-    nodes = poutine.trace(function).get_trace(*args).nodes
-    return {n: site for n, site in nodes.items() if site["type"] == "sample" and not site_is_subsample(site)}
-
-
-def _divergence(ours: Any, site: Any) -> tuple[torch.Tensor, bool]:
-    """Return KL(q ‖ p) of a site and whether it is exact given the draws of other sites."""
-    q, p = ours["fn"], site["fn"]
-    if q is p:
-        return torch.zeros(()), True
-    try:
-        return kl_divergence(q, p).sum(), True
-    except NotImplementedError:
-        return (q.log_prob(ours["value"]) - p.log_prob(site["value"])).sum(), False
-
-
-def _log_prob(site: Any) -> torch.Tensor:
-    """Return the scaled and masked log-probability of an observed site."""
-    log_prob = site["fn"].log_prob(site["value"])
-    if site["mask"] is not None:
-        log_prob = torch.where(torch.as_tensor(site["mask"]), log_prob, torch.zeros_like(log_prob))
-    return (log_prob * site["scale"]).sum() if torch.is_tensor(site["scale"]) else log_prob.sum() * site["scale"]
 
 
 def _support(name: str, law: Distribution) -> list[torch.Tensor]:
@@ -272,22 +219,3 @@ def _mean(estimates: list[Terms]) -> Terms:
         estimates[0].complexity,
         sum(terms.score for terms in estimates) / count,
     )
-
-
-def _check_sites(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Raise where the model has a latent site that the guide lacks, or the guide one that is not auxiliary."""
-    latent = {
-        name for name, site in theirs.items() if not site["is_observed"] and not site["infer"].get("_deterministic")
-    }
-    missing = sorted(latent - ours.keys())
-    extra = sorted(
-        name
-        for name, site in ours.items()
-        if name not in theirs and not site["infer"].get("is_auxiliary") and not site["is_observed"]
-    )
-    if missing or extra:
-        raise ValueError(
-            f"guide: expected the model's latent sites {sorted(latent)}, got {sorted(ours)}; "
-            f"missing {missing}, unknown {extra}. Draw the missing ones in the guide; mark draws that the model "
-            "does not have with infer={'is_auxiliary': True}."
-        )

@@ -46,7 +46,7 @@ def _panels(space: Space, title: str = "network") -> dict[str, Space]:
 def _limits(space: Space) -> tuple[float, float, float]:
     """Return the right, lower and upper limit of a graph whose vertices lie at distance 1 from 0 on."""
     place = {vertex: i for i, vertex in enumerate(space.vertices)}
-    reach = {above: 1.0 for above in (True, False)}
+    reach = dict.fromkeys((True, False), 1.0)
     for j, k in space.edges:
         above = place[j] % 2 == 0
         reach[above] = max(reach[above], float(place[k] - place[j]))
@@ -145,7 +145,7 @@ def plot_structure(history: Sequence[Mapping[str, Any]], space: Space) -> Figure
 
 
 def plot_history(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the evidence and its terms over the epochs, in nats: on the training data and, dashed, on validation data."""
+    """Draw the evidence and its terms over the epochs, in nats: on training and, dashed, validation data."""
     terms = {
         "evidence": "generalised evidence 𝔏(λ)",
         "log_likelihood": "E log-likelihood",

@@ -16,7 +16,7 @@ from pyro import poutine
 from pyro.distributions import Delta, Independent
 from torch import nn
 
-from pyro_nas.evidence import is_structure
+from pyro_nas.sites import is_structure
 from pyro_nas.space import Restriction, Space
 
 
@@ -79,6 +79,15 @@ def edge_entropies(space: Space, probabilities: Mapping[str, torch.Tensor]) -> d
     return result
 
 
+def by_edge(space: Space, values: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Return {"site j→k": …} of values per site: {primitive: number} of shape (edge, choice), a number of (edge,)."""
+    table: dict[str, Any] = {}
+    for site, choices in space.choices().items():
+        for (j, k), names, row in zip(choices.edges, choices.primitives, values[site].tolist(), strict=True):
+            table[f"{site} {j}→{k}"] = dict(zip(names, row, strict=True)) if isinstance(row, list) else row
+    return table
+
+
 def probable_structures(
     space: Space, probabilities: Mapping[str, torch.Tensor], count: int = 5
 ) -> list[tuple[dict[str, torch.Tensor], float]]:
@@ -87,6 +96,7 @@ def probable_structures(
     Each structure maps sites to vertices γ, (edge, choice), which ``derive`` accepts. The search is exact: a best-first
     walk over the ranks of each edge's options.
     """
+    space.check_structure(probabilities, "probabilities")
     options: list[tuple[str, int, list[tuple[float, torch.Tensor]]]] = []
     for site, choices in space.choices().items():
         for row, table in enumerate(probabilities[site].double()):
@@ -111,7 +121,7 @@ def probable_structures(
             structure[site][row] = vertices[rank][1]
         found.append((structure, -negative))
         for edge, (_, _, vertices) in enumerate(options):
-            following = ranks[:edge] + (ranks[edge] + 1,) + ranks[edge + 1 :]
+            following = (*ranks[:edge], ranks[edge] + 1, *ranks[edge + 1 :])
             if following[edge] < len(vertices) and following not in seen:
                 seen.add(following)
                 heapq.heappush(queue, (-_probability(options, following), following))

@@ -91,7 +91,7 @@ def dense(inputs: int, outputs: int, activation: str = "identity") -> nn.Module:
 def convolution(
     inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1, activation: str = "relu"
 ) -> nn.Module:
-    """Convolution, batch normalisation, activation; shapes (batch, inputs, h, w) → (batch, outputs, h/stride, w/stride)."""
+    """Convolution, batch normalisation, activation; (batch, inputs, h, w) → (batch, outputs, h/stride, w/stride)."""
     return nn.Sequential(
         _convolution(inputs, outputs, kernel, stride, dilation), nn.BatchNorm2d(outputs), ACTIVATIONS[activation]()
     )

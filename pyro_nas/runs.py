@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import nn
 
 POSITION = "checkpoint.json"
 
@@ -47,6 +48,25 @@ def _bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def state_of(model: nn.Module, guide: nn.Module) -> dict[str, torch.Tensor]:
+    """Return what a fit learned, as named tensors: the guide's state, the model's point estimates and buffers."""
+    parameters = dict(model.named_parameters())
+    kept = {n: v for n, v in model.state_dict().items() if n not in parameters or parameters[n].requires_grad}
+    return {**{f"model.{n}": v for n, v in kept.items()}, **{f"guide.{n}": v for n, v in guide.state_dict().items()}}
+
+
+def load_state(path: str | os.PathLike[str], model: nn.Module, guide: nn.Module) -> None:
+    """Set model and guide to what ``state_of`` returned of such a pair and ``write_tensors`` wrote."""
+    saved, own = load(Path(path).read_bytes()), state_of(model, guide)
+    if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in own.items()}:
+        different = sorted(n for n in saved.keys() | own.keys() if n not in saved or n not in own)
+        raise ValueError(
+            f"path: expected the tensors of this model and guide in {str(path)!r}, got others: {different}."
+        )
+    for name, value in own.items():
+        value.copy_(saved[name])
 
 
 class Checkpoint:

@@ -90,7 +90,7 @@ def test_every_combination(small_space, small_data, guide, weights, structure, p
         )
 
     if guide.startswith("Auto") and not prior.reparameterised:
-        with pytest.raises((ValueError, NotImplementedError), match="discrete|support|enumerat"):
+        with pytest.raises((ValueError, NotImplementedError), match=r"discrete|support|enumerat"):
             fit()
         return
     if guide == "AutoLowRank" and procedure == "bilevel":

@@ -5,15 +5,9 @@ import math
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro_nas.models.distributions import (
-    ClassIndex,
-    FixedNormal,
-    GumbelSoftmax,
-    MeanFieldNormal,
-    RelaxedBernoulli,
-    StraightThrough,
-    relaxed_divergence,
-)
+from pyro_nas.models.distributions import GumbelSoftmax, RelaxedBernoulli, StraightThrough, relaxed_divergence
+from pyro_nas.models.likelihoods import ClassIndex
+from pyro_nas.models.normals import FixedNormal, MeanFieldNormal
 from pyro_nas.models.structures import TEMPERATURES
 from torch.distributions import kl_divergence
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from pyro.poutine.scale_messenger import ScaleMessenger
-from pyro_nas.inference import adam, one_cycle, svi
+from pyro_nas.inference import adam, bilevel, delayed, one_cycle, svi
 from pyro_nas.models import Model, guides, likelihoods, priors, structures
 from torch import nn
 
@@ -27,12 +27,26 @@ def found(operation, seed, shuffle=False):
         y = y[torch.randperm(100, generator=generator)]
     torch.manual_seed(seed)
     space = Space({(0, 1): {"linear": dense(1, 1), "tanh": dense(1, 1, "tanh")}})
-    model = Model(space, num_data=100, weights=priors.normal(3.0), likelihood=likelihoods.gaussian(0.3))
+    model = Model(
+        space,
+        num_data=60,
+        weights=priors.normal(3.0),
+        structure=structures.gumbel_softmax(0.5),
+        likelihood=likelihoods.gaussian(0.3),
+    )
     guide = guides.MeanField(model)
-    svi.fit(
-        model, guide, (x, y), epochs=400, batch_size=100, optimizer=adam(0.05), scheduler=one_cycle(0.05),
-        local_reparameterization=True, seed=seed,
-    )  # fmt: skip
+    bilevel.fit(
+        model,
+        guide,
+        (x[:60], y[:60]),
+        (x[60:], y[60:]),
+        epochs=250,
+        optimizer=adam(0.1),
+        structure_optimizer=adam(0.1),
+        structure_scheduler=delayed(0.4),
+        local_reparameterization=True,
+        seed=seed,
+    )
     return choice_probabilities(guide)["structure"][0, ["linear", "tanh"].index(operation)].item()
 
 

@@ -1,0 +1,69 @@
+"""Normal laws of weights, with cheap divergences: what a step of variational inference spends its time on."""
+
+from __future__ import annotations
+
+import torch
+from pyro.distributions import Independent, LowRankMultivariateNormal, Normal
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch.distributions import register_kl
+from torch.distributions.utils import lazy_property
+
+NO_SHAPE = torch.Size()
+
+
+class MeanFieldNormal(Normal):
+    """N(m, σ²) given log σ, so that the divergence from a normal prior takes no logarithm. Shapes (…)."""
+
+    def __init__(self, loc: torch.Tensor, log_scale: torch.Tensor):
+        self.log_scale = log_scale
+        self.loc, self.scale = loc, log_scale.exp()
+        TorchDistribution.__init__(self, loc.shape, validate_args=False)
+
+    @lazy_property
+    def variance(self) -> torch.Tensor:
+        """σ², computed once for the divergence and for local reparameterisation."""
+        return self.scale.square()
+
+    def rsample(self, sample_shape=NO_SHAPE):
+        """Draw m + σ ε."""
+        noise = torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+        return torch.addcmul(self.loc, self.scale, noise)
+
+    def expand(self, batch_shape, _instance=None):
+        """Return the same law with another batch shape."""
+        return type(self)(self.loc.expand(batch_shape), self.log_scale.expand(batch_shape))
+
+
+class FixedNormal(Normal):
+    """A normal prior without gradients, which keeps what a divergence from it needs."""
+
+    def __init__(self, loc: torch.Tensor, scale: torch.Tensor):
+        super().__init__(loc, scale, validate_args=False)
+        self.constant, self.half_precision = scale.log() - 0.5, 0.5 / scale.square()
+
+    def expand(self, batch_shape, _instance=None):
+        """Return the same law with another batch shape."""
+        return type(self)(self.loc.expand(batch_shape), self.scale.expand(batch_shape))
+
+
+@register_kl(MeanFieldNormal, Normal)
+def _kl_mean_field(q: MeanFieldNormal, p: Normal) -> torch.Tensor:
+    """Return log τ − log σ + (σ² + (m − μ)²) / 2τ² − ½."""
+    difference = q.loc - p.loc
+    second = torch.addcmul(q.variance, difference, difference)
+    if isinstance(p, FixedNormal):
+        return torch.addcmul(p.constant, second, p.half_precision) - q.log_scale
+    return torch.addcmul(p.scale.log() - 0.5, second, 0.5 / p.scale.square()) - q.log_scale
+
+
+@register_kl(LowRankMultivariateNormal, Independent)
+def _kl_low_rank(q: LowRankMultivariateNormal, p: Independent) -> torch.Tensor:
+    """Return ½ [Σ (Σ_ii + (m_i − μ_i)²)/τ_i² − n + Σ log τ_i² − log det Σ], Σ = W Wᵀ + D."""
+    base = p.base_dist
+    if not isinstance(base, Normal) or p.reinterpreted_batch_ndims != 1:
+        raise NotImplementedError
+    variance = base.scale.square().expand(q.event_shape)
+    triangle = q._capacitance_tril  # Cholesky factor of I + Wᵀ D⁻¹ W
+    log_determinant = q._unbroadcasted_cov_diag.log().sum(-1) + 2 * triangle.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    ratio = (q.variance + (q.loc - base.loc).square()) / variance
+    return 0.5 * ((ratio - 1 + variance.log()).sum(-1) - log_determinant)

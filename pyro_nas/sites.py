@@ -1,0 +1,84 @@
+"""Sample sites of Pyro callables: running them, fixing values, comparing a guide's with its model's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
+from torch.distributions import kl_divergence
+
+
+def is_structure(site: str) -> bool:
+    """Whether a latent site is a structure: the convention is a name that starts with "structure"."""
+    return site.startswith("structure")
+
+
+class Substitute(poutine.messenger.Messenger):
+    """Give sites these values, as draws: unlike ``replay`` also values that a condition fixed in the guide."""
+
+    def __init__(self, values: dict[str, torch.Tensor]):
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+
+class Substituted:
+    """A callable run under ``Substitute``."""
+
+    def __init__(self, function: Callable[..., Any], values: dict[str, torch.Tensor]):
+        self.function, self.values = function, values
+
+    def __call__(self, *args: Any) -> Any:
+        """Run it."""
+        with Substitute(self.values):
+            return self.function(*args)
+
+
+def sample_sites(function: Callable[..., Any], args: tuple) -> dict[str, Any]:
+    """Run a Pyro callable and return its sample sites, without those of plates."""
+    nodes = poutine.trace(function).get_trace(*args).nodes
+    return {n: site for n, site in nodes.items() if site["type"] == "sample" and not site_is_subsample(site)}
+
+
+def divergence(ours: Any, site: Any) -> tuple[torch.Tensor, bool]:
+    """Return KL(q ‖ p) of a site and whether it is exact given the draws of other sites."""
+    q, p = ours["fn"], site["fn"]
+    if q is p:
+        return torch.zeros(()), True
+    try:
+        return kl_divergence(q, p).sum(), True
+    except NotImplementedError:
+        return (q.log_prob(ours["value"]) - p.log_prob(site["value"])).sum(), False
+
+
+def log_prob_of(site: Any) -> torch.Tensor:
+    """Return the scaled and masked log-probability of an observed site."""
+    log_prob = site["fn"].log_prob(site["value"])
+    if site["mask"] is not None:
+        log_prob = torch.where(torch.as_tensor(site["mask"]), log_prob, torch.zeros_like(log_prob))
+    return (log_prob * site["scale"]).sum() if torch.is_tensor(site["scale"]) else log_prob.sum() * site["scale"]
+
+
+def check_sites(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Raise where the model has a latent site that the guide lacks, or the guide one that is not auxiliary."""
+    latent = {
+        name for name, site in theirs.items() if not site["is_observed"] and not site["infer"].get("_deterministic")
+    }
+    missing = sorted(latent - ours.keys())
+    extra = sorted(
+        name
+        for name, site in ours.items()
+        if name not in theirs and not site["infer"].get("is_auxiliary") and not site["is_observed"]
+    )
+    if missing or extra:
+        raise ValueError(
+            f"guide: expected the model's latent sites {sorted(latent)}, got {sorted(ours)}; "
+            f"missing {missing}, unknown {extra}. Draw the missing ones in the guide; mark draws that the model "
+            "does not have with infer={'is_auxiliary': True}."
+        )
