@@ -13,15 +13,15 @@ from typing import Any
 
 import pyro
 import torch
-from pyro_nas.inference.schedules import Schedule
-from pyro_nas.inference.state import FitState, named_parameters
-from pyro_nas.inference.stepper import NonFiniteLoss, OptimizerFactory, SchedulerFactory, Stepper
 from torch import nn
 from tqdm.auto import tqdm
 
 from pyro_nas import checks
 from pyro_nas.data import Batches, Pair, Source
 from pyro_nas.evidence import Evidence, Terms, evaluate
+from pyro_nas.inference.schedules import Schedule
+from pyro_nas.inference.state import FitState, named_parameters
+from pyro_nas.inference.stepper import NonFiniteLoss, OptimizerFactory, SchedulerFactory, Stepper
 from pyro_nas.posterior import choice_probabilities
 from pyro_nas.runs import Checkpoint
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro_nas.inference.stepper import Stepper
 from torch import nn
 
+from pyro_nas.inference.stepper import Stepper
 from pyro_nas.sites import is_structure
 
 

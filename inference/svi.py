@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pyro_nas.data import Source
 from pyro_nas.inference.loop import Options, Record, Session
 from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, adam
-
-from pyro_nas.data import Source
 
 
 def fit(

@@ -10,12 +10,12 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro_nas.models.model import Latent, Model
-from pyro_nas.models.normals import MeanFieldNormal
 from torch import nn
 from torch.distributions import biject_to, constraints
 
 from pyro_nas import checks
+from pyro_nas.models.model import Latent, Model
+from pyro_nas.models.normals import MeanFieldNormal
 
 Draws = dict[str, torch.Tensor]
 

@@ -15,13 +15,13 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.indep_messenger import IndepMessenger
-from pyro_nas.models.likelihoods import Likelihood, categorical
-from pyro_nas.models.priors import WeightPrior, normal
-from pyro_nas.models.structures import StructurePrior, check_temperature, gumbel_softmax
 from torch import nn
 from torch.func import functional_call
 
 from pyro_nas import checks
+from pyro_nas.models.likelihoods import Likelihood, categorical
+from pyro_nas.models.priors import WeightPrior, normal
+from pyro_nas.models.structures import StructurePrior, check_temperature, gumbel_softmax
 from pyro_nas.network import Network
 from pyro_nas.packing import Packing
 from pyro_nas.space import Choices, Space

@@ -13,10 +13,10 @@ from functools import partial
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro_nas.models.normals import FixedNormal
 from torch import nn
 
 from pyro_nas import checks
+from pyro_nas.models.normals import FixedNormal
 from pyro_nas.packing import Packing
 
 Draw = Callable[[], dict[str, torch.Tensor]]

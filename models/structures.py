@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from pyro.distributions import Bernoulli, Dirichlet, Distribution, OneHotCategorical
-from pyro_nas.models.distributions import GumbelSoftmax, RelaxedBernoulli, StraightThrough
 
 from pyro_nas import checks
+from pyro_nas.models.distributions import GumbelSoftmax, RelaxedBernoulli, StraightThrough
 from pyro_nas.space import Choices, Restriction
 
 Probabilities = Sequence[float] | torch.Tensor | Mapping[str, "Sequence[float] | torch.Tensor"] | None

@@ -20,6 +20,7 @@ from pyro_nas.derivation import derive  # noqa: E402
 from pyro_nas.evidence import Evidence, Terms  # noqa: E402
 from pyro_nas.network import Network  # noqa: E402
 from pyro_nas.posterior import (  # noqa: E402
+    by_edge,
     choice_probabilities,
     draw,
     edge_entropies,
@@ -36,6 +37,7 @@ __all__ = [
     "Primitive",
     "Space",
     "Terms",
+    "by_edge",
     "choice_probabilities",
     "derive",
     "draw",

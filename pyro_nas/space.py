@@ -126,7 +126,7 @@ class Space:
         return found
 
     def check_structure(self, structure: Structure, name: str = "structure") -> None:
-        """Raise ValueError where ``structure`` does not give each site γ, or choice probabilities, (…, edge, choice)."""
+        """Raise ValueError where ``structure`` does not give each site γ or probabilities, (…, edge, choice)."""
         for site, choices in self.choices().items():
             if site not in structure:
                 raise ValueError(f"{name}: expected the sites {list(self.choices())}, got {list(structure)}.")

@@ -10,10 +10,10 @@ from pyro import poutine
 from pyro.infer import MCMC, NUTS, Predictive, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule, PyroParam
-from pyro_nas.inference import adam, bilevel, svi
-from pyro_nas.models import Model, guides, priors, structures
 
 from pyro_nas import choice_probabilities, derive, draw, predict
+from pyro_nas.inference import adam, bilevel, svi
+from pyro_nas.models import Model, guides, priors, structures
 
 WEIGHTS = {
     "normal": priors.normal(0.5),

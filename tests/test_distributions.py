@@ -5,11 +5,12 @@ import math
 import pyro.distributions as dist
 import pytest
 import torch
+from torch.distributions import kl_divergence
+
 from pyro_nas.models.distributions import GumbelSoftmax, RelaxedBernoulli, StraightThrough, relaxed_divergence
 from pyro_nas.models.likelihoods import ClassIndex
 from pyro_nas.models.normals import FixedNormal, MeanFieldNormal
 from pyro_nas.models.structures import TEMPERATURES
-from torch.distributions import kl_divergence
 
 PERMITTED = [TEMPERATURES[0], 0.05, 0.1, 0.2, 0.5, 1.0, 10.0, TEMPERATURES[1]]
 

@@ -12,13 +12,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro_nas.inference import adam, bilevel, delayed, one_cycle, schedules, svi
-from pyro_nas.models import Model, guides, likelihoods, priors, structures, zoo
 from torch import nn
 
 from pyro_nas import Network, Space, derive, probable_structures, to_arviz
 from pyro_nas.__main__ import main
 from pyro_nas.data import load
+from pyro_nas.inference import adam, bilevel, delayed, one_cycle, schedules, svi
+from pyro_nas.models import Model, guides, likelihoods, priors, structures, zoo
 from pyro_nas.primitives import convolution, dense, skip
 
 X, Y = torch.arange(36.0).view(12, 3) / 36, torch.tensor([0, 1] * 6)

@@ -8,11 +8,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.nn import PyroModule, PyroParam
-from pyro_nas.inference import NonFiniteLoss, adam, bilevel, delayed, one_cycle, schedules, svi
-from pyro_nas.models import Model, guides, likelihoods, priors, structures
 from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_nas import choice_probabilities
+from pyro_nas.inference import NonFiniteLoss, adam, bilevel, delayed, one_cycle, schedules, svi
+from pyro_nas.models import Model, guides, likelihoods, priors, structures
 from pyro_nas.runs import Checkpoint, CorruptCheckpoint, load_state, state_of, write_tensors
 
 

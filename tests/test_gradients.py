@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from pyro_nas.models import Model, guides, likelihoods, priors, structures
 from torch import nn
 
 from pyro_nas import Evidence, Space, Terms
 from pyro_nas.local_reparameterization import LocalReparameterization
+from pyro_nas.models import Model, guides, likelihoods, priors, structures
 
 NOISE, COMPLEXITY, DRAWS = 0.6, 3.0, 2500
 

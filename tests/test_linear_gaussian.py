@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from pyro import poutine
-from pyro_nas.inference import adam, one_cycle, svi
-from pyro_nas.models import Model, guides, likelihoods, priors
 from torch import nn
 
 from pyro_nas import Evidence, Space, Terms
+from pyro_nas.inference import adam, one_cycle, svi
+from pyro_nas.models import Model, guides, likelihoods, priors
 
 N, D, NOISE, PRIOR = 60, 4, 0.7, 0.8
 

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from pyro.poutine.scale_messenger import ScaleMessenger
-from pyro_nas.inference import adam, bilevel, delayed, one_cycle, svi
-from pyro_nas.models import Model, guides, likelihoods, priors, structures
 from torch import nn
 
 from pyro_nas import Space, Terms, choice_probabilities
+from pyro_nas.inference import adam, bilevel, delayed, one_cycle, svi
+from pyro_nas.models import Model, guides, likelihoods, priors, structures
 from pyro_nas.primitives import dense, skip
 
 SEEDS = 20

@@ -4,11 +4,11 @@ from functools import partial
 
 import pytest
 import torch
-from pyro_nas.models import zoo
 from torch import nn
 
 from pyro_nas import Network, Space, derive, primitive, read_space, write_space
 from pyro_nas.derivation import parallel
+from pyro_nas.models import zoo
 from pyro_nas.primitives import convolution, dense, skip, zero
 
 

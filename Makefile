@@ -1,0 +1,39 @@
+# Two commands do all the set-up: `make run` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: run test test-slow bench lint digits notebooks clean
+
+run: .venv/installed
+	$(BIN)/pyro-nas search --data digits --out $(OUT)
+
+test: .venv/installed lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -m slow
+
+bench: .venv/installed
+	$(BIN)/python -m tests.bench
+
+digits: .venv/installed
+	$(BIN)/python notebooks/digits.py
+
+notebooks: .venv/installed
+	$(BIN)/python -m tests.execute_notebooks
+
+lint: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	rm -rf build/types
+	$(BIN)/pip install --quiet --no-deps --target build/types .
+	$(BIN)/mypy -p pyro_nas
+
+clean:
+	rm -rf .venv build *.egg-info
+
+.venv/installed: pyproject.toml constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
