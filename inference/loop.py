@@ -118,13 +118,14 @@ class Session(AbstractContextManager):
         self._stack.enter_context(torch.random.fork_rng())
         torch.manual_seed(self.options.seed)
         self._set_progress(0)
-        self._train_mode(True)
+        self._train_mode(False)  # the first pass is a check, and leaves batch normalisation as it is
         first = self.train.first()
         with pyro.validation_enabled(True), torch.no_grad():
-            Evidence(self.model, self.guide).eval()(*first)
+            Evidence(self.model, self.guide)(*first)
         self.named = named_parameters(self.model, self.guide, first)
         if not any(name.startswith("guide.") for name in self.named):
             raise ValueError("guide: expected parameters to fit, got none.")
+        self._train_mode(True)
         self._stack.enter_context(pyro.validation_enabled(False))
         return self
 

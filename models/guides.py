@@ -79,7 +79,7 @@ class LowRank(Guide):
         self.rank = checks.integer("rank", rank, low=1)
         self.factor = _parameters(
             {
-                site: torch.randn(*latent.initial.shape, rank) * initial_scale / rank**0.5
+                site: torch.randn(*latent.initial.shape, rank, device=latent.initial.device) * initial_scale / rank**0.5
                 for site, latent in self.latents.items()
                 if _is_packed(latent)
             }

@@ -58,7 +58,7 @@ def search(
     epochs: int = 30,
     retrain_epochs: int = 60,
     batch_size: int = 64,
-    lr: float = 0.01,
+    lr: float = 0.02,
     structure_lr: float = 0.05,
     draws: int = 30,
     seed: int = 0,

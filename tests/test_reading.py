@@ -1,0 +1,240 @@
+"""Reading the posterior: probabilities, entropies, structures, predictions, ArviZ, pictures."""
+
+import math
+
+import arviz as az
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import torch
+from sklearn.metrics import accuracy_score
+
+from pyro_nas import (
+    Evidence,
+    Space,
+    by_edge,
+    choice_probabilities,
+    draw,
+    edge_entropies,
+    predict,
+    probable_structures,
+    to_arviz,
+)
+from pyro_nas.data import Batches, load
+from pyro_nas.evidence import evaluate
+from pyro_nas.metrics import classification_metrics
+from pyro_nas.models import Model, guides, priors, structures, zoo
+from pyro_nas.plots import plot_architecture, plot_history, plot_structure
+from pyro_nas.primitives import dense, skip
+
+
+def build(space, structure=None):
+    model = Model(space, num_data=40, weights=priors.normal(0.5), structure=structure)
+    guide = guides.MeanField(model)
+    guide.structure["structure"].data = torch.tensor([[1.0, -0.5], [0.2, 0.9]])
+    return model, guide
+
+
+def test_probabilities_are_those_of_the_draws(small_space):
+    for prior in (structures.gumbel_softmax(0.3), structures.categorical(), structures.straight_through(1.0)):
+        _, guide = build(small_space, prior)
+        exact = choice_probabilities(guide)["structure"]
+        assert torch.allclose(exact, guide.structure["structure"].softmax(-1))
+        hard = torch.nn.functional.one_hot(draw(guide, num_samples=4000)["structure"].argmax(-1), 2).float().mean(0)
+        assert torch.allclose(hard, exact, atol=0.04)
+    _, guide = build(small_space, structures.dirichlet(1.0))
+    before = torch.get_rng_state()
+    shares = choice_probabilities(guide, num_samples=20_000)["structure"]
+    assert torch.equal(torch.get_rng_state(), before)
+    for row, parameters in zip(shares, guide.structure["structure"], strict=True):  # K = 2: P(γ_1 > ½) of a Beta law
+        a, b = (value.item() for value in parameters.exp())
+        grid = torch.linspace(0, 0.5, 200_001, dtype=torch.double)[1:]
+        beta = torch.distributions.Beta(torch.tensor(a).double(), torch.tensor(b).double(), validate_args=False)
+        below = beta.log_prob(grid - 0.5 / 400_000).exp().sum() * 0.5 / 200_000
+        assert row[0].item() == pytest.approx(1 - below.item(), abs=0.015)
+
+
+def test_entropies(small_space):
+    table = {"structure": torch.tensor([[0.5, 0.5], [1.0, 0.0]])}
+    assert edge_entropies(small_space, table)["structure"].tolist() == pytest.approx([math.log(2), 0.0])
+    assert by_edge(small_space, table)["structure 0→1"] == {"tanh": 0.5, "linear": 0.5}
+    cube = Space({(0, 1): {"a": skip(), "b": skip()}}, restriction="cube")
+    entropy = edge_entropies(cube, {"structure": torch.tensor([[0.5, 0.5]])})["structure"]
+    assert entropy.tolist() == pytest.approx([2 * math.log(2)])
+
+
+def test_most_probable_structures_equal_brute_force():
+    space = Space({(i, i + 1): {"a": skip(), "b": skip(), "c": skip()} for i in range(4)})
+    table = torch.randn(4, 3).softmax(-1)
+    found = probable_structures(space, {"structure": table}, count=81)
+    every = sorted(
+        (math.prod(table[e, k].item() for e, k in enumerate(ks)) for ks in np.ndindex(3, 3, 3, 3)), reverse=True
+    )
+    assert [p for _, p in found] == pytest.approx(every, rel=1e-5)
+    assert sum(p for _, p in found) == pytest.approx(1.0, rel=1e-5)
+    for structure, p in found[:5]:
+        assert p == pytest.approx((structure["structure"] * table).sum(-1).prod().item(), rel=1e-5)
+    cube = Space({(0, 1): {"a": skip(), "b": skip()}}, restriction="cube")
+    found = probable_structures(cube, {"structure": torch.tensor([[0.9, 0.2]])}, count=10)
+    assert [p for _, p in found] == pytest.approx([0.72, 0.18, 0.08, 0.02])
+
+
+def test_predictions_average_over_weights_and_structures(small_space, small_data):
+    model, guide = build(small_space)
+    draws, x = draw(guide, num_samples=7), small_data[0]
+    parts = [predict(model, {name: value[i : i + 1] for name, value in draws.items()}, x) for i in range(7)]
+    assert torch.allclose(predict(model, draws, x), torch.stack(parts).mean(0), atol=1e-6)
+    assert torch.allclose(predict(model, draws, x, batch_size=3), torch.stack(parts).mean(0), atol=1e-6)
+    assert not torch.allclose(parts[0], parts[1])
+
+
+def test_metrics():
+    probabilities = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]]) * 1.0000001
+    y = torch.tensor([0, 1, 1, 1])
+    metrics = classification_metrics(probabilities, y)
+    assert metrics["accuracy"] == accuracy_score(y, probabilities.argmax(-1)) == 0.5
+    assert metrics["calibration_error"] == pytest.approx((0.1 + 0.8 + 0.3 + 0.6) / 4, abs=1e-5)
+    assert metrics["log_likelihood"] == pytest.approx(np.log([0.9, 0.2, 0.7, 0.4]).mean(), abs=1e-5)
+
+
+def test_evaluate_has_a_standard_error(small_space, small_data):
+    model, guide = build(small_space)
+    batches = Batches("train", small_data, 7, torch.device("cpu"))
+    result = evaluate(model, guide, batches, draws=50)
+    direct = torch.tensor([Evidence(model, guide)(*small_data).summary()["evidence"] for _ in range(400)])
+    error = math.hypot(result["standard_error"], direct.std().item() / 20)
+    assert abs(result["evidence"] - direct.mean().item()) < 4.5 * error
+    assert result["evidence"] == pytest.approx(
+        result["log_likelihood"] - result["kl_weights"] - result["kl_structure"], rel=1e-4
+    )
+
+
+def test_batches_cover_everything_once():
+    x = torch.arange(23.0)[:, None]
+    batches = Batches("train", (x, torch.arange(23)), 5, torch.device("cpu"))
+    seen = [y for _, y in batches]
+    assert len(seen) == len(batches) == 5
+    assert {len(y) for y in seen} == {4, 5}
+    assert sorted(torch.cat(seen).tolist()) == list(range(23))
+    assert all(torch.equal(part[:, 0].long(), y) for part, y in batches)
+
+
+def test_arviz_has_named_edges_and_choices_and_restarts_as_chains(small_space, tmp_path):
+    chains = []
+    for _ in range(3):
+        _, guide = build(small_space)
+        chains.append(draw(guide, num_samples=50))
+    data = to_arviz(chains, small_space, weights=True)
+    gamma = data["posterior"]["structure"]
+    assert gamma.shape == (3, 50, 2, 4)
+    assert list(gamma.coords["structure edge"].values) == ["0→1", "0→2"]
+    assert list(gamma.coords["structure choice"].values) == ["tanh", "linear", "relu", "skip"]
+    chosen = gamma.sel({"structure edge": "0→2", "structure choice": "skip"}).values
+    assert np.allclose(chosen[1], chains[1]["structure"][:, 1, 1].numpy())
+    assert np.isnan(gamma.sel({"structure edge": "0→2", "structure choice": "tanh"}).values).all()
+    assert "weights" in data["posterior"]
+    data.to_netcdf(str(tmp_path / "posterior.nc"))
+    again = az.from_netcdf(str(tmp_path / "posterior.nc"))
+    assert np.allclose(again["posterior"]["structure"].values, gamma.values, equal_nan=True)
+    table = az.summary(to_arviz(chains, small_space), var_names=["structure"])
+    assert {"r_hat", "ess_bulk"} <= set(table.columns)
+    single = to_arviz(chains[0], small_space)
+    assert single["posterior"]["structure"].shape[:2] == (1, 50)
+
+
+def test_pictures_show_what_they_should(small_space):
+    space = zoo.cells(1, 10, channels=4, nodes=3)
+    figure = plot_architecture(space, {"structure.cell": torch.randn(6, 4).softmax(-1)})
+    assert len(figure.axes) == 2
+    texts = {text.get_text() for text in figure.axes[1].texts}
+    assert {"0", "1", "2", "3"} <= texts
+    assert sum(" 0." in text for text in texts) >= 5
+    assert len(figure.axes[1].patches) == 24
+    terms = {"log_likelihood": -8.0, "kl_weights": 1.0, "kl_structure": 0.0}
+    terms |= {"valid_evidence": -9.5, "valid_log_likelihood": -8.5}
+    history = [
+        {"epoch": e, "evidence": -9.0 + e, "structure": {"structure": [[0.5, 0.5], [0.1 * e, 1 - 0.1 * e]]}, **terms}
+        for e in range(4)
+    ]
+    figure = plot_structure(history, small_space)
+    assert [axis.get_title() for axis in figure.axes] == ["structure  0 → 1", "structure  0 → 2"]
+    assert np.allclose(figure.axes[1].lines[0].get_ydata(), [0.0, 0.1, 0.2, 0.3])
+    figure = plot_history(history)
+    assert np.allclose(figure.axes[0].lines[0].get_ydata(), [-9, -8, -7, -6])
+    with pytest.raises(ValueError, match="open choices"):
+        plot_structure(history, Space({(0, 1): {"a": skip()}}))
+
+
+def test_splits_are_disjoint_stratified_and_standardised(tmp_path):
+    split = load("digits")
+    parts = [split.train, split.valid, split.test]
+    assert sum(len(y) for _, y in parts) == 1797
+    rows = [{tuple(row.tolist()) for row in x.flatten(1)} for x, _ in parts]
+    assert not rows[0] & rows[1]
+    assert not rows[0] & rows[2]
+    assert not rows[1] & rows[2]
+    assert all(torch.bincount(y, minlength=10).min() > 20 for _, y in parts)
+    assert split.train[0].shape[1:] == (1, 8, 8)
+    assert split.train[0].min() == -1
+    assert split.train[0].max() == 1
+    assert torch.equal(load("digits").test[1], split.test[1])
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", x=rng.normal(5, 3, (100, 4)), y=rng.integers(0, 3, 100))
+    split = load(str(tmp_path / "d.npz"))
+    assert torch.allclose(split.train[0].mean(0), torch.zeros(4), atol=1e-5)
+    assert torch.allclose(split.train[0].std(0), torch.ones(4), atol=1e-4)
+    assert len(split.test[1]) == 20
+
+
+def test_low_rank_guide_captures_correlation(small_data):
+    """The low-rank guide's evidence is at least the mean-field one where weights correlate."""
+    from functools import partial
+
+    from torch import nn
+
+    from pyro_nas.inference import adam, svi
+    from pyro_nas.models import likelihoods
+
+    x = torch.randn(80, 1) @ torch.ones(1, 3) + 0.3 * torch.randn(80, 3)
+    y = x.sum(1, keepdim=True) + 0.5 * torch.randn(80, 1)
+    evidences = {}
+    for name, make in (("mean field", guides.MeanField), ("low rank", lambda m: guides.LowRank(m, rank=3))):
+        model = Model(
+            Space({(0, 1): {"linear": partial(nn.Linear, 3, 1, bias=False)}}), num_data=80,
+            likelihood=likelihoods.gaussian(0.5, learn=False),
+        )  # fmt: skip
+        guide = make(model)
+        svi.fit(model, guide, (x, y), epochs=800, batch_size=80, optimizer=adam(0.02), particles=4)
+        evidences[name] = evaluate(model, guide, [(x, y)], draws=400)["evidence"]
+    assert evidences["low rank"] > evidences["mean field"] + 0.5
+
+
+def test_relevance_determination_shrinks_irrelevant_inputs():
+    from functools import partial
+
+    from torch import nn
+
+    from pyro_nas.inference import adam, svi
+    from pyro_nas.models import likelihoods
+
+    x = torch.randn(150, 4)
+    y = 2 * x[:, :1] + 0.3 * torch.randn(150, 1)
+    model = Model(
+        Space({(0, 1): {"linear": partial(nn.Linear, 4, 1, bias=False)}}), num_data=150,
+        weights=priors.relevance_determination(1.0, width=3.0), likelihood=likelihoods.gaussian(0.3, learn=False),
+    )  # fmt: skip
+    guide = guides.MeanField(model)
+    svi.fit(model, guide, (x, y), epochs=800, batch_size=150, optimizer=adam(0.03))
+    scales = guide.loc["scales"].exp()
+    assert scales[0] > 5 * scales[1:].max()
+
+
+def test_dense_primitive_of_a_nested_law():
+    """A prior over structures given per site."""
+    space = Space({(0, 1): {"a": dense(2, 2), "b": skip()}})
+    model = Model(space, num_data=3, structure=structures.dirichlet(2.0, {"structure": [0.25, 0.75]}))
+    law = model.structure_law("structure")
+    assert isinstance(law.base_dist, dist.Dirichlet)
+    assert torch.allclose(law.base_dist.concentration, torch.tensor([[1.0, 3.0]]))
+    model.temperature = 4.0
+    assert torch.allclose(model.structure_law("structure").base_dist.concentration, torch.tensor([[2.0, 6.0]]))
