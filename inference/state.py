@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import nn
 
 from pyro_nas.inference.stepper import Stepper
-from pyro_nas.sites import is_structure
+from pyro_nas.sites import is_structure, sample_sites
 
 
 def named_parameters(model: Any, guide: Any, args: tuple) -> dict[str, torch.Tensor]:
@@ -18,7 +18,7 @@ def named_parameters(model: Any, guide: Any, args: tuple) -> dict[str, torch.Ten
     named: dict[str, torch.Tensor] = {}
     for prefix, part in (("model", model), ("guide", guide)):
         with torch.no_grad():
-            nodes = poutine.trace(part).get_trace(*args).nodes
+            nodes: dict[str, Any] = poutine.trace(part).get_trace(*args).nodes
         if isinstance(part, nn.Module):
             named.update({f"{prefix}.{name}": p for name, p in part.named_parameters() if p.requires_grad})
         known = {id(value) for value in named.values()}
@@ -37,8 +37,7 @@ def split_parameters(
 
     Raises ValueError where the guide has no structure site, or parameters that serve both.
     """
-    nodes = poutine.trace(guide).get_trace(*args).nodes
-    sites = {name: site for name, site in nodes.items() if site["type"] == "sample"}
+    sites = sample_sites(guide, args)
     reach = {True: set[str](), False: set[str]()}
     for name, site in sites.items():
         law, value = site["fn"], site["value"]
@@ -65,7 +64,10 @@ def _reached(outputs: list[torch.Tensor], named: Mapping[str, torch.Tensor]) -> 
     if not outputs:
         return set()
     gradients = torch.autograd.grad(
-        sum(output.sum() for output in outputs), list(named.values()), allow_unused=True, retain_graph=True
+        torch.stack([output.sum() for output in outputs]).sum(),
+        list(named.values()),
+        allow_unused=True,
+        retain_graph=True,
     )
     return {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
 

@@ -25,7 +25,7 @@ class GumbelSoftmax(TorchDistribution):
     """
 
     arg_constraints = {"logits": constraints.independent(constraints.real, 1)}  # noqa: RUF012
-    support = constraints.simplex
+    support: constraints.Constraint = constraints.simplex
     has_rsample = True
 
     def __init__(self, temperature: float, logits: torch.Tensor, validate_args: bool | None = None):

@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistribution
 from torch import nn
 from torch.distributions import biject_to, constraints
 
@@ -25,6 +26,8 @@ class Guide(nn.Module):
 
     ``initial_scale`` is the standard deviation that each weight starts with, in unconstrained coordinates.
     """
+
+    model: Model
 
     def __init__(self, model: Model, initial_scale: float = 0.05):
         super().__init__()
@@ -160,9 +163,9 @@ class StructureConditioned(Guide):
         return draws
 
 
-def _normal(loc: torch.Tensor, log_scale: torch.Tensor, latent: Latent) -> dist.Distribution:
+def _normal(loc: torch.Tensor, log_scale: torch.Tensor, latent: Latent) -> TorchDistribution:
     """Return the normal law, in the coordinates of the site's support."""
-    law: dist.Distribution = MeanFieldNormal(loc, log_scale)
+    law: TorchDistribution = MeanFieldNormal(loc, log_scale)
     if _is_positive(latent):
         law = dist.LogNormal(loc, log_scale.exp(), validate_args=False)
     elif not _is_real(latent):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistribution
 from torch import nn
 from torch.distributions.utils import lazy_property
 from torch.nn.functional import cross_entropy
@@ -19,7 +20,7 @@ from pyro_nas import checks
 class Likelihood(nn.Module):
     """Abstract: the law of y given outputs of shape (batch, features)."""
 
-    def distribution(self, outputs: torch.Tensor) -> dist.Distribution:
+    def distribution(self, outputs: torch.Tensor) -> TorchDistribution:
         """Return the law of y, batch shape (batch,)."""
         raise NotImplementedError  # abstract
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistribution
 from pyro.poutine.indep_messenger import IndepMessenger
 from torch import nn
 from torch.func import functional_call
@@ -24,6 +25,7 @@ from pyro_nas.models.priors import WeightPrior, normal
 from pyro_nas.models.structures import StructurePrior, check_temperature, gumbel_softmax
 from pyro_nas.network import Network
 from pyro_nas.packing import Packing
+from pyro_nas.sites import sample_sites
 from pyro_nas.space import Choices, Space
 
 Inputs = torch.Tensor | tuple[torch.Tensor, ...]
@@ -56,7 +58,7 @@ class Model(nn.Module):
         weights: WeightPrior | None = None,
         structure: StructurePrior | None = None,
         likelihood: Likelihood | None = None,
-        complexity: float | dist.Distribution = 1.0,
+        complexity: float | TorchDistribution = 1.0,
         point_estimates: Sequence[str] = (),
     ):
         super().__init__()
@@ -73,7 +75,8 @@ class Model(nn.Module):
         self.likelihood = likelihood if likelihood is not None else categorical()
         self.structure_prior = structure if structure is not None else gumbel_softmax()
         self.choices: dict[str, Choices] = space.choices()
-        self._temperature, self._complexity = self.structure_prior.temperature, 1.0
+        self._temperature = self.structure_prior.temperature
+        self._complexity: float | TorchDistribution = 1.0
         self.complexity = complexity
         self._register_structure()
         bayesian = {name: p for name, p in self.network.named_parameters() if not self._is_point(name, point_estimates)}
@@ -95,16 +98,15 @@ class Model(nn.Module):
         self._temperature = check_temperature("temperature", value)
 
     @property
-    def complexity(self) -> float | dist.Distribution:
+    def complexity(self) -> float | TorchDistribution:
         """The complexity parameter λ, or its prior."""
         return self._complexity
 
     @complexity.setter
-    def complexity(self, value: float | dist.Distribution) -> None:
-        if isinstance(value, torch.distributions.Distribution):
-            if value.batch_shape or value.event_shape:
-                raise ValueError(f"complexity: expected a scalar distribution, got one of shape {value.shape()}.")
-        else:
+    def complexity(self, value: float | TorchDistribution) -> None:
+        if isinstance(value, TorchDistribution) and value.shape():
+            raise ValueError(f"complexity: expected a scalar distribution, got one of shape {tuple(value.shape())}.")
+        if not isinstance(value, TorchDistribution):
             value = checks.number("complexity", value, low=0, open_low=True)
         self._complexity = value
 
@@ -125,7 +127,7 @@ class Model(nn.Module):
             return self._complexity
         return pyro.sample("complexity", self._complexity)
 
-    def structure_law(self, site: str, parameters: torch.Tensor | None = None) -> dist.Distribution:
+    def structure_law(self, site: str, parameters: torch.Tensor | None = None) -> TorchDistribution:
         """Return the law of a structure site with these parameters of shape (edge, choice), or the prior's."""
         if parameters is None:
             parameters = self.structure_parameters(site)
@@ -141,11 +143,11 @@ class Model(nn.Module):
         if not self.packing.size:
             return {}
         with poutine.block(), torch.random.fork_rng():
-            trace = poutine.trace(self.weights).get_trace()
+            nodes: dict[str, Any] = sample_sites(self.weights, ())
         named = {name: dict(self.network.named_parameters())[name].detach() for name in self.packing.names}
         latents = {}
-        for site in trace.stochastic_nodes:
-            law, value = trace.nodes[site]["fn"], trace.nodes[site]["value"]
+        for site, node in nodes.items():
+            law, value = node["fn"], node["value"]
             if site == "weights":
                 initial = self.packing.pack(named)
             elif site.removeprefix("weights.") in named:

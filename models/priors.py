@@ -13,6 +13,7 @@ from functools import partial
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistribution
 from torch import nn
 
 from pyro_nas import checks
@@ -41,11 +42,13 @@ def _checked(scale: Scale) -> Scale:
 class LocationScale(nn.Module):
     """w ~ family(0, scale), independent; draws the packed site "weights"."""
 
-    def __init__(self, packing: Packing, family: type[dist.Distribution], scale: Scale):
+    scale: torch.Tensor
+
+    def __init__(self, packing: Packing, family: Callable[..., TorchDistribution], scale: Scale):
         super().__init__()
         self.packing, self.family = packing, family
         self.register_buffer("scale", _vector(scale, packing), persistent=False)
-        self._law: dist.Distribution | None = None
+        self._law: TorchDistribution | None = None
 
     def forward(self) -> dict[str, torch.Tensor]:
         """Draw the weights by name."""
@@ -60,6 +63,9 @@ class LocationScale(nn.Module):
 
 class RelevanceDetermination(nn.Module):
     """s_g ~ LogNormal(log scale, width²), w_i ~ N(0, s_{g(i)}²); draws the sites "scales" and "weights"."""
+
+    group: torch.Tensor
+    log_scale: torch.Tensor
 
     def __init__(self, packing: Packing, scale: Scale, width: float, per: str):
         super().__init__()
@@ -89,7 +95,7 @@ def _groups(shape: torch.Size, per: str) -> torch.Tensor:
     return torch.arange(shape[1]).view(1, -1, *[1] * (len(shape) - 2)).expand(shape)
 
 
-def _each(packing: Packing, make: Callable[[str, torch.Size], dist.Distribution]) -> Draw:
+def _each(packing: Packing, make: Callable[[str, torch.Size], TorchDistribution]) -> Draw:
     def draw() -> dict[str, torch.Tensor]:
         return {name: pyro.sample(f"weights.{name}", make(name, shape)) for name, shape in packing.shapes.items()}
 
@@ -125,7 +131,7 @@ def relevance_determination(scale: Scale = 1.0, width: float = 1.0, per: str = "
     return partial(RelevanceDetermination, scale=_checked(scale), width=width, per=per)
 
 
-def each(make: Callable[[str, torch.Size], dist.Distribution]) -> WeightPrior:
+def each(make: Callable[[str, torch.Size], TorchDistribution]) -> WeightPrior:
     """Give every tensor the law ``make(name, shape)``, of that event shape, at the site "weights.<name>"."""
     checks.is_callable("make", make, "a function of a tensor's name and shape that returns a distribution")
     return partial(_each, make=make)
@@ -137,7 +143,7 @@ def fan_in(gain: float = 1.0) -> Callable[[str, torch.Size], float]:
     return lambda name, shape: gain / math.sqrt(max(1, shape[1:].numel()))
 
 
-def log_uniform(low: float, high: float) -> dist.Distribution:
+def log_uniform(low: float, high: float) -> TorchDistribution:
     """log λ ~ U(log low, log high): a prior of the complexity λ (hypernetwork paper, §3)."""
     checks.number("low", low, low=0, open_low=True)
     checks.number("high", high, low=low, open_low=True)

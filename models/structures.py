@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from pyro.distributions import Bernoulli, Dirichlet, Distribution, OneHotCategorical
+from pyro.distributions import Bernoulli, Dirichlet, OneHotCategorical
+from pyro.distributions.torch_distribution import TorchDistribution
 
 from pyro_nas import checks
 from pyro_nas.models.distributions import GumbelSoftmax, RelaxedBernoulli, StraightThrough
@@ -31,7 +32,7 @@ class StructurePrior:
     restriction: Restriction
     temperature: float | None
     probabilities: Probabilities
-    distribution: Callable[[torch.Tensor, float], Distribution]
+    distribution: Callable[[torch.Tensor, float], TorchDistribution]
     parameters: Callable[[torch.Tensor, float], torch.Tensor]
 
     @property

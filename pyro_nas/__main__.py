@@ -13,7 +13,7 @@ from torch import nn
 
 from pyro_nas import checks, plots
 from pyro_nas.arviz_export import to_arviz
-from pyro_nas.data import Batches, Pair, Split, load
+from pyro_nas.data import Batches, Labelled, Split, load
 from pyro_nas.derivation import derive
 from pyro_nas.evidence import evaluate
 from pyro_nas.inference import adam, bilevel, delayed, one_cycle, schedules, svi
@@ -150,7 +150,7 @@ def search(
     structure_draws = {site: posterior[site].cpu() for site in model.choices}
     terms = evaluate(model, found, Batches("train", split.train, 1024, place), draws=8)
     final_terms = evaluate(final, final_guide, Batches("train", known, 1024, place), draws=8)
-    summary = {
+    summary: dict[str, Any] = {
         "data": data,
         "seed": seed,
         "test": {
@@ -188,7 +188,6 @@ def search(
 
 def _space(name: str, split: Split) -> Space:
     x = split.train[0]
-    assert isinstance(x, torch.Tensor)
     if name.endswith(".json"):
         return read_space(name)
     checks.one_of("space", name, ["auto", "cells", "layers", "FILE.json"])
@@ -199,10 +198,9 @@ def _space(name: str, split: Split) -> Space:
     return zoo.layers(x[0].numel(), split.classes)
 
 
-def _test(model: Model, guide: nn.Module, test: Pair, draws: int, place: torch.device) -> dict[str, float]:
+def _test(model: Model, guide: nn.Module, test: Labelled, draws: int, place: torch.device) -> dict[str, float]:
     """Return the metrics of the posterior predictive on the test part."""
     x, y = test
-    assert isinstance(x, torch.Tensor)
     return classification_metrics(predict(model, draw(guide, num_samples=draws), x.to(place)).cpu(), y)
 
 

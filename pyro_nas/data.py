@@ -14,6 +14,7 @@ from pyro_nas import checks
 
 Inputs = torch.Tensor | tuple[torch.Tensor, ...]
 Pair = tuple[Inputs, torch.Tensor]
+Labelled = tuple[torch.Tensor, torch.Tensor]
 Source = Pair | DataLoader | Dataset
 NAMED = ("digits", "mnist", "fashion-mnist")
 
@@ -92,17 +93,15 @@ def _take(x: Inputs, index: torch.Tensor | slice) -> Inputs:
 class Split:
     """Train, validation and test parts of a set for classification, each a pair (x, y)."""
 
-    train: Pair
-    valid: Pair
-    test: Pair
+    train: Labelled
+    valid: Labelled
+    test: Labelled
     classes: int
 
     @property
-    def known(self) -> Pair:
+    def known(self) -> Labelled:
         """The training and validation parts together."""
         (x, y), (u, v) = self.train, self.valid
-        assert isinstance(x, torch.Tensor)
-        assert isinstance(u, torch.Tensor)
         return torch.cat([x, u]), torch.cat([y, v])
 
 
@@ -148,16 +147,16 @@ def _load_npz(path: Path, valid_fraction: float) -> Split:
         raise ValueError(f"data: expected a numeric x of shape (data, …) in {str(path)!r}, got {x.dtype} {x.shape}.")
     if y.dtype.kind not in "iu" or y.ndim != 1:
         raise ValueError(f"data: expected integer class indices y of shape (data,), got {y.dtype} {y.shape}.")
-    pair = check_pair("data", (torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(y.astype(np.int64))))
-    return _split(pair[0], pair[1], valid_fraction, standardise=True)
+    features, labels = torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(y.astype(np.int64))
+    check_pair("data", (features, labels))
+    return _split(features, labels, valid_fraction, standardise=True)
 
 
 def _split(
-    x: Inputs, y: torch.Tensor, valid_fraction: float, test: Pair | None = None, standardise: bool = False
+    x: torch.Tensor, y: torch.Tensor, valid_fraction: float, test: Labelled | None = None, standardise: bool = False
 ) -> Split:
     from sklearn.model_selection import train_test_split
 
-    assert isinstance(x, torch.Tensor)
     classes = int(y.max()) + 1
     rest = np.arange(len(y))
     counts = torch.bincount(y, minlength=classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -41,10 +42,7 @@ def _derived(space: Space, kept: Mapping[tuple[str, Edge], list[str]]) -> Space:
     edges: dict[Edge, dict[str, Factory]] = {}
     for edge, primitives in space.edges.items():
         names = kept[site_of[edge], edge] if edge in site_of else list(primitives)
-        chosen = {
-            name: _derived(primitives[name], kept) if isinstance(primitives[name], Space) else primitives[name]
-            for name in names
-        }
+        chosen = {name: _derived_factory(primitives[name], kept) for name in names}
         if len(chosen) > 1:
             edges[edge] = {"+".join(chosen): parallel(chosen)}
         elif chosen:
@@ -52,10 +50,12 @@ def _derived(space: Space, kept: Mapping[tuple[str, Edge], list[str]]) -> Space:
     lost = sorted({vertex for _, vertex in space.edges} - {vertex for _, vertex in edges})
     if lost:
         raise ValueError(f"structure: no primitive is left on any edge into {lost}. Lower threshold.")
-    aggregations = {
-        vertex: _derived(cell, kept) if isinstance(cell, Space) else cell for vertex, cell in space.aggregations.items()
-    }
+    aggregations = {vertex: _derived_factory(cell, kept) for vertex, cell in space.aggregations.items()}
     return replace(space, edges=edges, aggregations=aggregations, restriction="simplex")
+
+
+def _derived_factory(factory: Any, kept: Mapping[tuple[str, Edge], list[str]]) -> Any:
+    return _derived(factory, kept) if isinstance(factory, Space) else factory
 
 
 def parallel(primitives: Mapping[str, Factory]) -> Space:

@@ -69,6 +69,9 @@ class Evidence(nn.Module):
     Model and guide may be any Pyro callables. Raises ValueError where their latent sites differ.
     """
 
+    baseline: torch.Tensor
+    baseline_weight: torch.Tensor
+
     def __init__(
         self,
         model: Callable[..., Any],
@@ -215,7 +218,7 @@ def _mean(estimates: list[Terms]) -> Terms:
     count = len(estimates)
     return Terms(
         sum((terms.log_likelihood for terms in estimates[1:]), estimates[0].log_likelihood) / count,
-        {name: sum(terms.divergence[name] for terms in estimates) / count for name in estimates[0].divergence},
+        {name: torch.stack([t.divergence[name] for t in estimates]).mean() for name in estimates[0].divergence},
         estimates[0].complexity,
         sum(terms.score for terms in estimates) / count,
     )

@@ -22,8 +22,10 @@ class Network(nn.Module):
         super().__init__()
         self.space = space
         self.edges = nn.ModuleDict()
+        self._primitives: dict[Edge, tuple[nn.Module, ...]] = {}
         for edge, primitives in space.edges.items():
             built = {name: _build(f"edges[{edge}][{name!r}]", factory) for name, factory in primitives.items()}
+            self._primitives[edge] = tuple(built.values())
             self.edges[_key(edge)] = nn.ModuleDict({_escape(name): module for name, module in built.items()})
         self.aggregations = nn.ModuleDict(
             {
@@ -34,7 +36,6 @@ class Network(nn.Module):
         )
         self._parents = {v: space.parents(v) for v in space.vertices if v not in space.inputs}
         self._output = space.output
-        self._primitives = {edge: tuple(self.edges[_key(edge)].values()) for edge in space.edges}
         self._rows = {
             edge: (choices.site, row) for choices in space.own_choices() for row, edge in enumerate(choices.edges)
         }

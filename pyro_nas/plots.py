@@ -15,7 +15,7 @@ from matplotlib.patches import FancyArrowPatch
 
 from pyro_nas.space import Choices, Edge, Space
 
-COLOURS = plt.get_cmap("tab10").colors
+COLOURS = [plt.get_cmap("tab10")(index) for index in range(10)]
 
 
 def plot_architecture(space: Space, probabilities: Mapping[str, torch.Tensor] | None = None) -> Figure:

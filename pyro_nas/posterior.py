@@ -16,7 +16,7 @@ from pyro import poutine
 from pyro.distributions import Delta, Independent
 from torch import nn
 
-from pyro_nas.sites import is_structure
+from pyro_nas.sites import is_structure, sample_sites
 from pyro_nas.space import Restriction, Space
 
 
@@ -54,11 +54,10 @@ def choice_probabilities(guide: Callable[..., Any], *args: Any, num_samples: int
 
 
 def _structure_sites(guide: Callable[..., Any], args: tuple) -> dict[str, Any]:
-    nodes = poutine.trace(guide).get_trace(*args).nodes
     return {
         name: site
-        for name, site in nodes.items()
-        if site["type"] == "sample" and is_structure(name) and not site["infer"].get("is_auxiliary")
+        for name, site in sample_sites(guide, args).items()
+        if is_structure(name) and not site["infer"].get("is_auxiliary")
     }
 
 
@@ -135,14 +134,14 @@ def _probability(options: list[Any], ranks: tuple[int, ...]) -> float:
 def draw(guide: Callable[..., Any], *args: Any, num_samples: int = 100) -> dict[str, torch.Tensor]:
     """Return draws of all latent sites, {site: (draw, …)}, auxiliary ones left out."""
     with torch.no_grad():
-        traces = [poutine.trace(guide).get_trace(*args) for _ in range(num_samples)]
-    names = [n for n in traces[0].stochastic_nodes if not traces[0].nodes[n]["infer"].get("is_auxiliary")]
-    return {name: torch.stack([trace.nodes[name]["value"] for trace in traces]) for name in names}
+        sites = [sample_sites(guide, args) for _ in range(num_samples)]
+    names = [
+        name for name, site in sites[0].items() if not site["infer"].get("is_auxiliary") and not site["is_observed"]
+    ]
+    return {name: torch.stack([drawn[name]["value"] for drawn in sites]) for name in names}
 
 
-def predict(
-    model: nn.Module, draws: Mapping[str, torch.Tensor], x: torch.Tensor, batch_size: int = 1024
-) -> torch.Tensor:
+def predict(model: Any, draws: Mapping[str, torch.Tensor], x: torch.Tensor, batch_size: int = 1024) -> torch.Tensor:
     """Return the posterior predictive mean E_q E[y | x, w, Γ], (data, features): class probabilities for classes.
 
     Averages ``model.likelihood.mean`` of the outputs over all draws, batch normalisation in evaluation mode.
@@ -153,12 +152,11 @@ def predict(
     parts = []
     with torch.no_grad():
         for rows in x.split(batch_size):
-            total: torch.Tensor | float = 0.0
+            means = []
             for index in range(count):
                 one = {name: value[index] for name, value in draws.items()}
                 with poutine.block():
-                    outputs = poutine.condition(model, data=one)(rows)
-                total = total + model.likelihood.mean(outputs) / count
-            parts.append(total)
+                    means.append(model.likelihood.mean(poutine.condition(model, data=one)(rows)))
+            parts.append(torch.stack(means).mean(0))
     model.train(was_training)
     return torch.cat(parts)
