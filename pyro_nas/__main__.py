@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -173,9 +174,9 @@ def search(
     folder.write_json("architecture.json", to_dict(architecture))
     folder.write_tensors("weights.safetensors", state_of(final, final_guide))
     folder.write_with("posterior.nc", lambda path: to_arviz(structure_draws, family).to_netcdf(str(path)))
-    folder.write_with("architecture.png", plots.plot_architecture(family, probabilities).savefig)
-    folder.write_with("structure.png", plots.plot_structure(history, family).savefig)
-    folder.write_with("history.png", plots.plot_history(history).savefig)
+    folder.write_with("architecture.png", partial(plots.save, plots.plot_architecture(family, probabilities)))
+    folder.write_with("structure.png", partial(plots.save, plots.plot_structure(history, family)))
+    folder.write_with("history.png", partial(plots.save, plots.plot_history(history)))
     folder.write_json("history.json", history)
     folder.write_json(
         "summary.json", {**summary, "seconds": {name: round(value, 2) for name, value in seconds.items()}}

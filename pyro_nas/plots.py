@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -16,6 +17,12 @@ from matplotlib.patches import FancyArrowPatch
 from pyro_nas.space import Choices, Edge, Space
 
 COLOURS = [plt.get_cmap("tab10")(index) for index in range(10)]
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture to a file and close it."""
+    figure.savefig(path)
+    plt.close(figure)
 
 
 def plot_architecture(space: Space, probabilities: Mapping[str, torch.Tensor] | None = None) -> Figure:
