@@ -55,12 +55,12 @@ def search(
     weights: str = "normal",
     structure: str = "gumbel_softmax",
     prior_gain: float = 1.0,
-    complexity: float = 0.003,
-    epochs: int = 30,
+    complexity: float = 0.001,
+    epochs: int = 60,
     retrain_epochs: int = 60,
     batch_size: int = 64,
     lr: float = 0.02,
-    structure_lr: float = 0.05,
+    structure_lr: float = 0.1,
     draws: int = 30,
     seed: int = 0,
     device: str = "cpu",
@@ -103,7 +103,7 @@ def search(
     common: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "progress": sys.stderr.isatty()}
     common["local_reparameterization"] = guide in ("mean_field", "structure_conditioned")
     if structure_prior.temperature is not None and structure != "dirichlet":
-        anneal = {"temperature": schedules.geometric(1.0, 0.2)}
+        anneal = {"temperature": schedules.geometric(1.0, 0.1)}
     else:
         anneal = {}
     Options.of({**common, "epochs": epochs})

@@ -57,7 +57,7 @@ def test_run_folder(run):
         assert sum(table.values()) == pytest.approx(1.0, abs=1e-5)
     terms = summary["evidence"]["search"]
     assert terms["evidence"] == pytest.approx(
-        terms["log_likelihood"] - 0.003 * (terms["kl_weights"] + terms["kl_structure"]), rel=1e-4
+        terms["log_likelihood"] - 0.001 * (terms["kl_weights"] + terms["kl_structure"]), rel=1e-4
     )
     posterior = az.from_netcdf(str(run / "posterior.nc"))["posterior"]
     assert posterior["structure"].shape == (1, 1000, 1, 3)
