@@ -44,6 +44,8 @@ STRUCTURES: dict[str, Callable[[], structures.StructurePrior]] = {
     "straight_through": structures.straight_through,
     "dirichlet": structures.dirichlet,
     "categorical": structures.categorical,
+    "relaxed_bernoulli": structures.relaxed_bernoulli,
+    "bernoulli": structures.bernoulli,
 }
 
 
@@ -78,7 +80,8 @@ def search(
         space: "cells" (images), "layers" (any data), "auto" for one of the two, or a JSON file of a space.
         guide: "mean_field", "low_rank", "point_mass" or "structure_conditioned".
         weights: weight prior, "normal", "laplace" or "relevance_determination".
-        structure: structure prior, "gumbel_softmax", "straight_through", "dirichlet" or "categorical".
+        structure: structure prior, "gumbel_softmax", "straight_through", "dirichlet", "categorical", and for spaces on
+            the cube "relaxed_bernoulli" or "bernoulli".
         prior_gain: prior standard deviation of a weight times the square root of its fan-in.
         complexity: λ, the weight of the divergence from the prior.
         epochs: epochs of the search.
@@ -166,7 +169,10 @@ def search(
             "derived": sum(p.numel() for p in final.network.parameters()),
         },
         "probable_structures": [
-            {"probability": p, "choices": {site: gamma.argmax(-1).tolist() for site, gamma in one.items()}}
+            {
+                "probability": p,
+                "choices": {e: [n for n, on in row.items() if on] for e, row in by_edge(family, one).items()},
+            }
             for one, p in probable_structures(family, probabilities)
         ],
     }

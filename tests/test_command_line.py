@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_nas import predict, read_space
+from pyro_nas import Space, predict, read_space
 from pyro_nas.__main__ import main
 from pyro_nas.data import load
 from pyro_nas.models import Model, guides, priors, zoo
 from pyro_nas.posterior import draw
+from pyro_nas.primitives import dense, flatten
 from pyro_nas.runs import load_state
 from pyro_nas.space_files import write_space
 
@@ -141,6 +142,18 @@ def test_npz_and_a_space_from_a_file(tmp_path):
     assert numbers(tmp_path / "out")["test"]["derived"]["accuracy"] > 0.9
 
 
+def test_a_space_on_the_cube(tmp_path):
+    edges = {
+        (0, 1): {"flatten": flatten(), "skip": flatten()},
+        (1, 2): {"a": dense(64, 10), "b": dense(64, 10, "tanh")},
+    }
+    write_space(Space(edges, restriction="cube"), tmp_path / "space.json")
+    flags = ["--space", str(tmp_path / "space.json"), "--structure", "relaxed_bernoulli", "--epochs", "2"]
+    assert main(["search", *flags, "--retrain_epochs", "1", "--draws", "2", "--out", str(tmp_path / "out")]) == 0
+    best = numbers(tmp_path / "out")["probable_structures"][0]["choices"]
+    assert set(best) == {"structure 0→1", "structure 1→2"}
+
+
 def test_configuration_files(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["search", "--epochs", "7", "--print_config"])
@@ -190,6 +203,27 @@ def test_quick_start_runs():
     text = json.dumps(notebook)
     assert "test accuracy" in text
     assert "r_hat" in text
+
+
+def test_the_example_in_the_readme_runs(capsys):
+    text = (ROOT / "README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.S).group(1)
+    exec(code.replace("epochs=40", "epochs=1"), {})
+    out = capsys.readouterr().out
+    assert "posterior predictive accuracy" in out
+    assert "derived" in out
+
+
+def test_the_figures_in_the_readme_are_those_that_the_commands_stored():
+    text = (ROOT / "README.md").read_text()
+    digits = json.loads((ROOT / "notebooks" / "digits.json").read_text())
+    for name in ("posterior_predictive", "derived"):
+        for metric in ("accuracy", "calibration_error"):
+            value = digits["test"][name][metric]
+            assert f"{value['mean']:.4f} ± {value['sd']:.4f}" in text
+    bench = json.loads((ROOT / "notebooks" / "bench.json").read_text())
+    for row in bench["rows"]:
+        assert f"{row['ours/by hand']:.2f}" in text
 
 
 def test_torch_runs_on_one_thread_here():
