@@ -106,8 +106,8 @@ class Session(AbstractContextManager):
             schedule = getattr(options, name)
             if schedule is not None and getattr(model, name, None) is None:
                 raise ValueError(f"{name}: expected a model with a {name} to schedule, got one without.")
-            for progress in (0.0, 1.0) if schedule is not None else ():
-                setattr(model, name, schedule(progress))
+            if schedule is not None:
+                _check_schedule(model, name, schedule)
         for batches in (self.train, self.valid):
             if batches is not None and hasattr(model, "check"):
                 model.check(*(batches.everything() or batches.first()))
@@ -121,7 +121,7 @@ class Session(AbstractContextManager):
         self._train_mode(False)  # the first pass is a check, and leaves batch normalisation as it is
         first = self.train.first()
         with pyro.validation_enabled(True), torch.no_grad():
-            Evidence(self.model, self.guide)(*first)
+            Evidence(self.model, self.guide, 1, self.options.enumerate_discrete)(*first)
         self.named = named_parameters(self.model, self.guide, first)
         if not any(name.startswith("guide.") for name in self.named):
             raise ValueError("guide: expected parameters to fit, got none.")
@@ -145,7 +145,9 @@ class Session(AbstractContextManager):
     def run(self, steppers: dict[str, Stepper], step: Callable[[int, Pair], Terms]) -> list[Record]:
         """Run all epochs and return their records."""
         options = self.options
-        state = FitState(self.model, self.guide, self.named, steppers)
+        sources = {"train": self.train, "valid": self.valid}
+        generators = {name: b.generator for name, b in sources.items() if b is not None and b.generator is not None}
+        state = FitState(self.model, self.guide, self.named, steppers, generators)
         checkpoint = None if options.checkpoint is None else Checkpoint(options.checkpoint)
         history: list[Record] = []
         best: dict[str, torch.Tensor] = {}
@@ -154,6 +156,11 @@ class Session(AbstractContextManager):
             best = {n.removeprefix("best."): tensors.pop(n) for n in list(tensors) if n.startswith("best.")}
             state.load(tensors, position["steppers"])
             history = position["history"]
+            if position["steps"] != self.steps and any(stepper.scheduler is not None for stepper in steppers.values()):
+                raise ValueError(
+                    f"epochs: expected {position['steps']} steps, those of the scheduler, got {self.steps}. "
+                    "Resume with the same epochs, data and batch size, or fit without a scheduler."
+                )
         bar = tqdm(total=options.epochs, initial=len(history), disable=not options.progress, unit="epoch", leave=False)
         with bar:
             while len(history) < options.epochs and not (history and history[-1]["stopped"]):
@@ -165,11 +172,12 @@ class Session(AbstractContextManager):
                 if checkpoint is not None:
                     tensors, position = state.dump()
                     tensors.update({f"best.{name}": value for name, value in best.items()})
-                    checkpoint.save(tensors, {"steppers": position, "history": history})
+                    checkpoint.save(tensors, {"steppers": position, "history": history, "steps": self.steps})
                 bar.update()
                 bar.set_postfix(evidence=f"{record['evidence']:.4g}")
         if best:
             state.restore(best)
+        self._set_progress(self.steps)
         return history
 
     def _epoch(self, epoch: int, state: FitState, step: Callable[[int, Pair], Terms]) -> Record:
@@ -196,8 +204,12 @@ class Session(AbstractContextManager):
         return record
 
     def _validate(self) -> dict[str, float]:
-        """Return the terms of the evidence on the validation part, scaled to N data; the same noise every epoch."""
+        """Return the terms of the evidence on the validation part, scaled to N data.
+
+        The noise is the same every epoch, and τ and λ are those that the fit ends with, so that epochs compare.
+        """
         assert self.valid is not None
+        self._set_progress(self.steps)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             terms = evaluate(self.model, self.guide, self.valid)
@@ -213,12 +225,24 @@ class Session(AbstractContextManager):
         for name in ("temperature", "complexity"):
             schedule = getattr(self.options, name)
             if schedule is not None:
-                setattr(self.model, name, schedule(done / max(1, self.steps - 1)))
+                setattr(self.model, name, schedule(min(1.0, done / max(1, self.steps - 1))))
 
     def _train_mode(self, mode: bool) -> None:
         for part in (self.model, self.guide):
             if isinstance(part, nn.Module):
                 part.train(mode)
+
+
+def _check_schedule(model: Any, name: str, schedule: Schedule) -> None:
+    """Raise where the model refuses the schedule's first or last value, or has a prior there; change nothing."""
+    before = getattr(model, name)
+    if not isinstance(before, float):
+        raise ValueError(f"{name}: expected a model with a number to schedule, got a prior, {before}.")
+    try:
+        for progress in (0.0, 1.0):
+            setattr(model, name, schedule(progress))
+    finally:
+        setattr(model, name, before)
 
 
 def _best_epoch(history: list[Record]) -> int:

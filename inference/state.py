@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -75,8 +76,15 @@ def _reached(outputs: list[torch.Tensor], named: Mapping[str, torch.Tensor]) -> 
 class FitState:
     """All that changes during a fit, as tensors and JSON: parameters, buffers, optimisers, schedules, random state."""
 
-    def __init__(self, model: Any, guide: Any, named: Mapping[str, torch.Tensor], steppers: Mapping[str, Stepper]):
-        self.steppers = steppers
+    def __init__(
+        self,
+        model: Any,
+        guide: Any,
+        named: Mapping[str, torch.Tensor],
+        steppers: Mapping[str, Stepper],
+        generators: Mapping[str, torch.Generator],
+    ):
+        self.steppers, self.generators = steppers, generators
         self.live = {name: value.data for name, value in named.items()}
         for prefix, part in (("model", model), ("guide", guide)):
             if isinstance(part, nn.Module):
@@ -107,6 +115,7 @@ class FitState:
         """Return everything as tensors and JSON values."""
         tensors = {f"state.{name}": value for name, value in self.live.items()}
         tensors["random.cpu"] = torch.get_rng_state()
+        tensors.update({f"random.loader.{name}": g.get_state() for name, g in self.generators.items()})
         if torch.cuda.is_initialized():
             tensors.update({f"random.cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())})
         position: dict[str, Any] = {}
@@ -119,7 +128,7 @@ class FitState:
                         tensors[f"optimizer.{name}.{index}.{key}"] = value
                     else:
                         slots.setdefault(str(index), {})[key] = value
-            schedule = None if stepper.scheduler is None else stepper.scheduler.state_dict()
+            schedule = None if stepper.scheduler is None else _pairs(stepper.scheduler.state_dict())
             position[name] = {"groups": state["param_groups"], "slots": slots, "scheduler": schedule}
         return tensors, position
 
@@ -134,10 +143,26 @@ class FitState:
                 slots.setdefault(int(index), {})[slot] = value
             stepper.optimizer.load_state_dict({"state": slots, "param_groups": saved["groups"]})
             if stepper.scheduler is not None:
-                stepper.scheduler.load_state_dict(saved["scheduler"])
+                stepper.scheduler.load_state_dict(_mapping(saved["scheduler"]))
         torch.set_rng_state(tensors["random.cpu"])
+        for name, generator in self.generators.items():
+            generator.set_state(tensors[f"random.loader.{name}"])
         for key, value in _under("random.cuda.", tensors).items():
             torch.cuda.set_rng_state(value, int(key))
+
+
+def _pairs(value: Any) -> Any:
+    """Return nested mappings as lists of pairs, which keep keys that are not text through JSON."""
+    if isinstance(value, Mapping):
+        return {"pairs": [[key, _pairs(item)] for key, item in value.items()]}
+    return [_pairs(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _mapping(value: Any) -> Any:
+    """Return what ``_pairs`` was given; counters, which MultiStepLR has, count as mappings."""
+    if isinstance(value, dict):
+        return Counter({key: _mapping(item) for key, item in value["pairs"]})
+    return [_mapping(item) for item in value] if isinstance(value, list) else value
 
 
 def _kept_buffers(module: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:

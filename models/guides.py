@@ -145,7 +145,8 @@ class StructureConditioned(Guide):
         super().__init__(model, initial_scale)
         checks.integer("rank", rank, low=1)
         size = sum(choices.shape[0] * choices.shape[1] for choices in model.choices.values())
-        self.code = nn.Parameter(torch.eye(rank, size) if rank >= size else torch.randn(rank, size) / size**0.5)
+        code = torch.eye(rank, size) if rank >= size else torch.randn(rank, size) / size**0.5
+        self.code = nn.Parameter(code.to(next(self.loc.parameters(), code).device))
         zeros = {site: value.new_zeros(rank, value.numel()) for site, value in self._locations().items()}
         self.loc_shift = _parameters({site: value.clone() for site, value in zeros.items()})
         self.log_scale_shift = _parameters(zeros)

@@ -69,7 +69,7 @@ class ClassIndex(dist.Categorical):
     def log_prob(self, value):
         """Return log softmax(logits) at the index ``value``."""
         if value.shape == self.batch_shape and value.dim() == 1:
-            return -cross_entropy(self.unnormalised, value, reduction="none")
+            return -cross_entropy(self.unnormalised, value.long(), reduction="none")
         return super().log_prob(value)
 
 

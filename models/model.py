@@ -82,6 +82,13 @@ class Model(nn.Module):
         bayesian = {name: p for name, p in self.network.named_parameters() if not self._is_point(name, point_estimates)}
         for parameter in bayesian.values():
             parameter.requires_grad_(False)
+        unmatched = [p for p in point_estimates if not any(fnmatch(n, p) for n, _ in self.network.named_parameters())]
+        if unmatched:
+            names = [name for name, _ in self.network.named_parameters()]
+            raise ValueError(f"point_estimates: expected patterns that match parameters of {names}, got {unmatched}.")
+        self._tied = len(list(self.network.named_parameters(remove_duplicate=False))) > len(
+            list(self.network.named_parameters())
+        )
         self.packing = Packing.of(bayesian)
         weights = normal() if weights is None else checks.is_callable("weights", weights, "a weight prior")
         self.weights = weights(self.packing)
@@ -104,10 +111,12 @@ class Model(nn.Module):
 
     @complexity.setter
     def complexity(self, value: float | TorchDistribution) -> None:
-        if isinstance(value, TorchDistribution) and value.shape():
-            raise ValueError(f"complexity: expected a scalar distribution, got one of shape {tuple(value.shape())}.")
-        if not isinstance(value, TorchDistribution):
-            value = checks.number("complexity", value, low=0, open_low=True)
+        if not isinstance(value, torch.distributions.Distribution):
+            self._complexity = checks.number("complexity", value, low=0, open_low=True)
+            return
+        shape = tuple(value.batch_shape + value.event_shape)
+        if shape:
+            raise ValueError(f"complexity: expected a scalar distribution, got one of shape {shape}.")
         self._complexity = value
 
     def forward(self, x: Inputs, y: torch.Tensor | None = None) -> torch.Tensor:
@@ -115,7 +124,7 @@ class Model(nn.Module):
         with poutine.scale(scale=self.draw_complexity()):
             structure = {site: pyro.sample(site, self.structure_law(site)) for site in self.choices}
             weights = self.weights() if self.packing.size else {}
-        outputs = functional_call(self.network, weights, x, {"structure": structure}, tie_weights=False)
+        outputs = functional_call(self.network, weights, x, {"structure": structure}, tie_weights=self._tied)
         size = outputs.shape[0]
         with IndepMessenger("data", size, dim=-1), poutine.scale(scale=self.num_data / size):  # a plate, not subsampled
             self.likelihood(outputs, y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ def check_pair(name: str, data: object) -> Pair:
         raise TypeError(f"{name}: expected a pair (x, y), a Dataset or a DataLoader, got {checks.describe(data)}.")
     x, y = data
     parts = {f"{name} x": x} if not isinstance(x, tuple) else {f"{name} x[{i}]": part for i, part in enumerate(x)}
-    for label, tensor in {**parts, f"{name} y": y}.items():
+    for label, tensor in {f"{name} y": y, **parts}.items():
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"{label}: expected a tensor, got {checks.describe(tensor)}. Call torch.as_tensor on it.")
         if tensor.dim() == 0 or tensor.shape[0] == 0:
@@ -71,10 +72,18 @@ class Batches:
     def first(self) -> Pair:
         """Return a first batch, without touching the random state."""
         if self.loader is not None:
+            before = None if self.generator is None else self.generator.get_state()
             with torch.random.fork_rng():
                 x, y = next(iter(self.loader))
+            if self.generator is not None and before is not None:
+                self.generator.set_state(before)
             return check_pair("the loader's batch", (_move(x, self.device), y.to(self.device)))
         return _take(self.x, slice(self.batch_size)), self.y[: self.batch_size]
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """The loader's own random generator, where it has one."""
+        return None if self.loader is None else self.loader.generator
 
     def everything(self) -> Pair | None:
         """Return all data where they are tensors."""
@@ -139,7 +148,11 @@ def load(name: str, root: str | None = None, valid_fraction: float = 0.2) -> Spl
 def _load_npz(path: Path, valid_fraction: float) -> Split:
     if not path.is_file():
         raise ValueError(f"data: expected an existing .npz file, got {str(path)!r}.")
-    with np.load(path, allow_pickle=False) as arrays:
+    try:
+        file = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"data: expected an .npz file, got {str(path)!r}: {error}") from error
+    with file as arrays:
         if not {"x", "y"} <= set(arrays.files):
             raise ValueError(f"data: expected arrays 'x' and 'y' in {str(path)!r}, got {arrays.files}.")
         x, y = arrays["x"], arrays["y"]

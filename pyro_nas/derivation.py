@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pyro_nas.posterior import hard_choices
-from pyro_nas.primitives import skip
+from pyro_nas.primitives import skip, zero
 from pyro_nas.space import Edge, Factory, Space, Structure
 
 
@@ -47,11 +47,42 @@ def _derived(space: Space, kept: Mapping[tuple[str, Edge], list[str]]) -> Space:
             edges[edge] = {"+".join(chosen): parallel(chosen)}
         elif chosen:
             edges[edge] = chosen
-    lost = sorted({vertex for _, vertex in space.edges} - {vertex for _, vertex in edges})
-    if lost:
-        raise ValueError(f"structure: no primitive is left on any edge into {lost}. Lower threshold.")
+    edges = _without_dead_ends(space, edges)
     aggregations = {vertex: _derived_factory(cell, kept) for vertex, cell in space.aggregations.items()}
+    alive = {vertex for _, vertex in edges}
+    aggregations = {vertex: cell for vertex, cell in aggregations.items() if vertex in alive}
     return replace(space, edges=edges, aggregations=aggregations, restriction="simplex")
+
+
+def _without_dead_ends(space: Space, kept: dict[Edge, dict[str, Factory]]) -> dict[Edge, dict[str, Factory]]:
+    """Drop vertices that no longer reach the output; where a vertex needs a value that was dropped, keep a zero."""
+    if not any(vertex == space.output for _, vertex in kept):
+        raise ValueError(
+            f"structure: no primitive is left on any edge into {space.output}, the output. Lower threshold."
+        )
+    edges: dict[Edge, dict[str, Factory]] = {}
+    alive = {space.output}
+    for vertex in reversed(space.vertices):
+        if vertex not in alive or vertex in space.inputs:
+            continue
+        incoming = [(parent, vertex) for parent in space.parents(vertex)]
+        sums = space.aggregations.get(vertex, "sum") == "sum"
+        empty = not any(edge in kept for edge in incoming)
+        for index, edge in enumerate(incoming):
+            if edge in kept:
+                edges[edge] = kept[edge]
+            elif not sums or (empty and index == 0):
+                edges[edge] = {"zero": _zeroed(next(iter(space.edges[edge].values())))}
+        alive |= {parent for parent, child in edges if child == vertex}
+    unused = sorted(set(space.inputs) - {parent for parent, _ in edges})
+    if unused:
+        raise ValueError(f"structure: nothing is left that uses the inputs {unused}. Lower threshold.")
+    return edges
+
+
+def _zeroed(factory: Factory) -> Space:
+    """Return a space that gives zeros of the shape that a primitive gives."""
+    return Space({(0, 1): {"shape": factory}, (1, 2): {"zero": zero()}})
 
 
 def _derived_factory(factory: Any, kept: Mapping[tuple[str, Edge], list[str]]) -> Any:

@@ -9,15 +9,25 @@ exact sum over all its values.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
-from torch.distributions import Distribution, Independent, kl_divergence
 
-from pyro_nas.sites import Substitute, Substituted, check_sites, divergence, is_structure, log_prob_of, sample_sites
+from pyro_nas.sites import (
+    Substitute,
+    Substituted,
+    check_sites,
+    divergence,
+    is_structure,
+    log_prob_of,
+    log_ratio,
+    sample_sites,
+    scale_of,
+)
 
 MAX_ENUMERATED = 10_000
 
@@ -27,20 +37,20 @@ class Terms:
     """An estimate of the generalised evidence, differentiable with respect to model and guide.
 
     ``log_likelihood`` estimates E_q log p(y | x, w, Γ) of all N data, ``divergence`` maps each latent site to its own,
-    without λ, and ``complexity`` each to its λ; all in nats. ``surrogate`` has the value and the gradient to ascend.
+    without λ, and ``penalty`` each to λ times that; all in nats. ``surrogate`` is the value whose gradient to ascend.
     """
 
     log_likelihood: torch.Tensor
     divergence: dict[str, torch.Tensor] = field(default_factory=dict)
-    complexity: dict[str, Any] = field(default_factory=dict)
+    penalty: dict[str, torch.Tensor] = field(default_factory=dict)
     score: torch.Tensor | float = 0.0
 
     @property
     def evidence(self) -> torch.Tensor:
         """E log-likelihood − Σ λ · divergence."""
         total = self.log_likelihood
-        for site, value in self.divergence.items():
-            total = total - value * self.complexity[site]
+        for value in self.penalty.values():
+            total = total - value
         return total
 
     @property
@@ -94,40 +104,45 @@ class Evidence(nn.Module):
         if self.enumerate_discrete:
             estimates = [self._enumerated(args) for _ in range(self.particles)]
         else:
-            estimates = [self._particle(self.guide, args) for _ in range(self.particles)]
-        return estimates[0] if self.particles == 1 else _mean(estimates)
+            estimates = [self._particle(self.guide, args)[0] for _ in range(self.particles)]
+        if self.particles == 1:
+            return estimates[0]
+        return _average(estimates, estimates[0].log_likelihood.new_full((self.particles,), 1 / self.particles))
 
-    def _particle(self, guide: Callable[..., Any], args: tuple, fixed: Collection[str] = ()) -> Terms:
-        """Return one draw's estimate; the sites in ``fixed`` are conditioned on and have no divergence."""
+    def _particle(self, guide: Callable[..., Any], args: tuple, fixed: Collection[str] = ()) -> tuple[Terms, Any]:
+        """Return one draw's estimate and the guide's sites; those in ``fixed`` have log q − log p as divergence."""
         ours = sample_sites(guide, args)
         with Substitute({name: site["value"] for name, site in ours.items()}):
             theirs = sample_sites(self.model, args)
         check_sites(theirs, ours)
         likelihoods = [log_prob_of(site) for name, site in theirs.items() if name not in ours and site["is_observed"]]
         terms = Terms(sum(likelihoods[1:], likelihoods[0]) if likelihoods else torch.zeros(()))
-        inexact = []
+        exact = set()
         for name, site in ours.items():
-            if name in fixed or site["is_observed"]:
+            if site["is_observed"]:
                 continue
-            if name in theirs:
-                value, exact = divergence(site, theirs[name])
-                if not exact:
-                    inexact.append(name)
-            else:  # an auxiliary draw of the guide
+            if name not in theirs:  # an auxiliary draw of the guide
                 value = site["fn"].log_prob(site["value"]).sum()
-            terms.divergence[name], terms.complexity[name] = value, site["scale"]
-        discrete = [name for name in terms.divergence if not ours[name]["fn"].has_rsample]
+            elif name in fixed:
+                value = log_ratio(site, theirs[name])
+            else:
+                value, is_exact = divergence(site, theirs[name])
+                exact |= {name} if is_exact else set()
+            terms.divergence[name], terms.penalty[name] = value, value * scale_of(name, site, theirs)
+        discrete = [n for n in terms.divergence if n not in fixed and not ours[n]["fn"].has_rsample]
         if discrete:
-            terms.score = self._score(terms, [ours[name] for name in discrete], set(discrete) - set(inexact))
-        return terms
+            terms.score = self._score(terms, [ours[name] for name in discrete], exact & set(discrete))
+        return terms, ours
 
     def _score(self, terms: Terms, discrete: list[Any], exact: Collection[str]) -> torch.Tensor:
         """Return a term of value 0 whose gradient is (reward − baseline) ∇ log q; the baseline knows past draws only.
 
-        The reward is the part of the evidence that depends on the draw: all but the discrete sites' exact divergences.
+        The reward is the part of the evidence that depends on the draw: all of it, but for the exact divergence of the
+        one discrete site there is. (With several, the law of one may depend on the draw of another.)
         """
         log_q = sum(site["fn"].log_prob(site["value"]).sum() for site in discrete)
-        kept = [kl * terms.complexity[name] for name, kl in terms.divergence.items() if name not in exact]
+        left_out = exact if len(discrete) == 1 else ()
+        kept = [value for name, value in terms.penalty.items() if name not in left_out]
         reward = (terms.log_likelihood - sum(kept)).detach()
         centred = reward - self.baseline / self.baseline_weight.clamp_min(1e-6)
         if self.training:
@@ -136,31 +151,33 @@ class Evidence(nn.Module):
         return (log_q - log_q.detach()) * centred
 
     def _enumerated(self, args: tuple) -> Terms:
-        """Return the estimate with the exact sum over all values of the guide's discrete sites."""
+        """Return the estimate with the exact sum over all values of the guide's discrete sites, Σ q(v) 𝔏(v).
+
+        Laws and probabilities are those of the guide run at v, so that the law of one site may depend on another.
+        """
         sites = sample_sites(self.guide, args)
-        discrete = {name: site["fn"] for name, site in sites.items() if not site["fn"].has_rsample}
-        supports = {name: _support(name, law) for name, law in discrete.items()}
-        count = 1
-        for support in supports.values():
-            count *= len(support)
+        laws = {n: site["fn"] for n, site in sites.items() if not site["fn"].has_rsample and not site["is_observed"]}
+        if not laws:
+            raise ValueError("enumerate_discrete: expected a guide with discrete sites, got none. Switch it off.")
+        supports = {name: _support(name, law) for name, law in laws.items()}
+        count = math.prod(len(single) ** rows for single, rows in supports.values())
         if count > MAX_ENUMERATED:
             raise ValueError(
                 f"enumerate_discrete: expected at most {MAX_ENUMERATED} structures, got {count}. "
                 "Use the score function (enumerate_discrete=False)."
             )
-        total: Terms | None = None
-        for values in itertools.product(*supports.values()):
-            data = dict(zip(supports, values, strict=True))
-            probability = torch.stack([discrete[name].log_prob(value) for name, value in data.items()]).sum().exp()
-            terms = self._particle(Substituted(self.guide, data), args, frozenset(data))
-            total = _add(total, terms, probability)
-        assert total is not None
-        with torch.no_grad():
-            prior = sample_sites(self.model, args)
-        for name, law in discrete.items():
-            total.divergence[name] = kl_divergence(law, prior[name]["fn"])
-            total.complexity[name] = sites[name]["scale"]
-        return total
+        estimates, weights = [], []
+        for values in itertools.product(
+            *(itertools.product(single, repeat=rows) for single, rows in supports.values())
+        ):
+            data = {
+                name: torch.stack(rows).reshape(sites[name]["value"].shape)
+                for name, rows in zip(supports, values, strict=True)
+            }
+            terms, ours = self._particle(Substituted(self.guide, data), args, data.keys())
+            estimates.append(terms)
+            weights.append(torch.stack([ours[name]["fn"].log_prob(ours[name]["value"]).sum() for name in data]).sum())
+        return _average(estimates, torch.stack(weights).exp())
 
 
 def evaluate(
@@ -168,10 +185,11 @@ def evaluate(
 ) -> dict[str, float]:
     """Return the terms of the evidence on all data of ``batches``, without gradients: the mean of ``draws`` estimates.
 
-    Each batch has draws of its own. With two draws or more, "standard_error" is that of the mean evidence. The model is
-    left in evaluation mode.
+    ``batches``: (x, y), or what yields such pairs each time it is gone through. Each batch has draws of its own. With
+    two draws or more, "standard_error" is that of the mean evidence. The model is left in evaluation mode.
     """
     evidence = Evidence(model, guide).eval()
+    batches = [batches] if isinstance(batches, tuple) else batches
     totals = []
     with torch.no_grad():
         for _ in range(draws):
@@ -185,40 +203,25 @@ def evaluate(
     return result
 
 
-def _support(name: str, law: Distribution) -> list[torch.Tensor]:
-    """Return all values of a discrete law, the product over its batch and event axes."""
-    while isinstance(law, Independent) or hasattr(law, "base_dist"):
+def _support(name: str, law: Any) -> tuple[torch.Tensor, int]:
+    """Return the values of one row of a discrete law, (values, …), and its number of independent rows."""
+    while hasattr(law, "base_dist"):
         law = law.base_dist
     if not law.has_enumerate_support:
         raise ValueError(f"enumerate_discrete: expected discrete sites with finite support, got {law} at {name!r}.")
-    single = law.enumerate_support(expand=False).reshape(-1, *law.event_shape)
-    rows = law.batch_shape.numel()
-    return [
-        torch.stack(values).reshape(*law.batch_shape, *law.event_shape)
-        for values in itertools.product(single, repeat=rows)
-    ]
+    single = law.enumerate_support(expand=False)
+    return single.reshape(len(single), *law.event_shape), law.batch_shape.numel()
 
 
-def _add(total: Terms | None, terms: Terms, weight: torch.Tensor) -> Terms:
-    weighted = Terms(
-        terms.log_likelihood * weight,
-        {name: value * weight for name, value in terms.divergence.items()},
-        dict(terms.complexity),
-    )
-    if total is None:
-        return weighted
+def _average(estimates: list[Terms], weights: torch.Tensor) -> Terms:
+    """Return Σ weight · estimate of all terms."""
+
+    def total(values: list[Any]) -> torch.Tensor:
+        return (torch.stack([torch.as_tensor(value, device=weights.device) for value in values]) * weights).sum()
+
     return Terms(
-        total.log_likelihood + weighted.log_likelihood,
-        {name: total.divergence[name] + value for name, value in weighted.divergence.items()},
-        weighted.complexity,
-    )
-
-
-def _mean(estimates: list[Terms]) -> Terms:
-    count = len(estimates)
-    return Terms(
-        sum((terms.log_likelihood for terms in estimates[1:]), estimates[0].log_likelihood) / count,
-        {name: torch.stack([t.divergence[name] for t in estimates]).mean() for name in estimates[0].divergence},
-        estimates[0].complexity,
-        sum(terms.score for terms in estimates) / count,
+        total([terms.log_likelihood for terms in estimates]),
+        {name: total([terms.divergence[name] for terms in estimates]) for name in estimates[0].divergence},
+        {name: total([terms.penalty[name] for terms in estimates]) for name in estimates[0].penalty},
+        total([terms.score for terms in estimates]),
     )

@@ -7,6 +7,8 @@ a weight draws it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional
 
@@ -16,16 +18,7 @@ LINEAR = {
     torch.conv2d: torch.conv2d,
     torch.conv3d: torch.conv3d,
 }
-VIEWS = {
-    torch.Tensor.view,
-    torch.Tensor.view_as,
-    torch.Tensor.reshape,
-    torch.Tensor.flatten,
-    torch.Tensor.unsqueeze,
-    torch.Tensor.expand,
-    torch.Tensor.__getitem__,
-    torch.Tensor.to,
-}
+VIEWS = {torch.Tensor.view, torch.Tensor.view_as, torch.Tensor.reshape, torch.Tensor.flatten, torch.Tensor.unsqueeze}
 FACTS = {
     getattr(torch.Tensor, name).__get__
     for name in ("shape", "dtype", "device", "ndim", "requires_grad", "layout", "is_sparse", "grad_fn", "is_leaf")
@@ -33,18 +26,48 @@ FACTS = {
 EPSILON = 1e-12  # keeps the square root's gradient finite where the input is exactly zero
 
 
+class _Use:
+    """What has been made of a normal weight and all its views in a pass: a linear map, or a draw, not both."""
+
+    def __init__(self, mean: torch.Tensor, variance: torch.Tensor):
+        self.mean, self.variance, self.linear = mean, variance, False
+        self._draw: torch.Tensor | None = None
+
+    def mark_linear(self) -> None:
+        if self.linear or self._draw is not None:
+            self._refuse()
+        self.linear = True
+
+    def draw(self) -> torch.Tensor:
+        if self.linear:
+            self._refuse()
+        if self._draw is None:
+            self._draw = self.mean + self.variance.sqrt() * torch.randn_like(self.mean)
+        return self._draw
+
+    def _refuse(self) -> None:
+        raise RuntimeError(
+            "local_reparameterization: a weight is used twice in one pass, so its outputs share noise. "
+            "Switch local reparameterisation off for this network."
+        )
+
+
 class GaussianTensor(torch.Tensor):
     """A normal weight known by its mean, which is the tensor's own data, and its variance."""
 
     variance: torch.Tensor
-    _draw: torch.Tensor | None
-    _used: bool
+    _use: _Use
+    _view: Callable[[torch.Tensor], torch.Tensor]
 
     @staticmethod
     def of(mean: torch.Tensor, variance: torch.Tensor) -> GaussianTensor:
         """Wrap a mean and a variance of one shape."""
+        return GaussianTensor._make(mean, variance, _Use(mean, variance), lambda draw: draw)
+
+    @staticmethod
+    def _make(mean, variance, use, view) -> GaussianTensor:
         tensor = mean.as_subclass(GaussianTensor)
-        tensor.variance, tensor._draw, tensor._used = variance, None, False
+        tensor.variance, tensor._use, tensor._view = variance, use, view
         return tensor
 
     @property
@@ -60,7 +83,14 @@ class GaussianTensor(torch.Tensor):
             if func in FACTS:
                 return func(*args, **kwargs)
             if func in VIEWS and isinstance(args[0], cls) and not any(isinstance(arg, cls) for arg in args[1:]):
-                return cls.of(func(_plain(args[0]), *args[1:], **kwargs), func(args[0].variance, *args[1:], **kwargs))
+                whole = args[0]
+
+                def view(tensor):
+                    return func(tensor, *args[1:], **kwargs)
+
+                return cls._make(
+                    view(_plain(whole)), view(whole.variance), whole._use, lambda draw: view(whole._view(draw))
+                )
             if func in LINEAR and not isinstance(args[0], cls):
                 return _linear(func, *args, **kwargs)
             args = tuple(_drawn(arg) for arg in args)
@@ -71,12 +101,7 @@ class GaussianTensor(torch.Tensor):
 def _linear(func, x, weight, bias=None, *args, **kwargs):
     for tensor in (weight, bias):
         if isinstance(tensor, GaussianTensor):
-            if tensor._used:
-                raise RuntimeError(
-                    "local_reparameterization: a weight is used twice in one pass, so its outputs share noise. "
-                    "Switch local reparameterisation off for this network."
-                )
-            tensor._used = True
+            tensor._use.mark_linear()
     mean = func(x, _plain(weight), _plain(bias), *args, **kwargs)
     variance = func(x.square(), _variance(weight), _variance(bias), *args, **kwargs)
     return torch.addcmul(mean, (variance + EPSILON).sqrt(), torch.randn_like(mean))
@@ -97,10 +122,7 @@ def _variance(tensor):
 
 def _drawn(value):
     if isinstance(value, GaussianTensor):
-        if value._draw is None:
-            mean = _plain(value)
-            value._draw = mean + value.variance.sqrt() * torch.randn_like(mean)
-        return value._draw
+        return value._view(value._use.draw())
     if isinstance(value, (tuple, list)):
         return type(value)(_drawn(item) for item in value)
     return value

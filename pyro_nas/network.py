@@ -26,7 +26,10 @@ class Network(nn.Module):
         for edge, primitives in space.edges.items():
             built = {name: _build(f"edges[{edge}][{name!r}]", factory) for name, factory in primitives.items()}
             self._primitives[edge] = tuple(built.values())
-            self.edges[_key(edge)] = nn.ModuleDict({_escape(name): module for name, module in built.items()})
+            escaped = {_escape(name): module for name, module in built.items()}
+            if len(escaped) < len(built):
+                raise ValueError(f"edges[{edge}]: expected primitives with distinct names, got {list(built)}.")
+            self.edges[_key(edge)] = nn.ModuleDict(escaped)
         self.aggregations = nn.ModuleDict(
             {
                 str(vertex): _build(f"aggregations[{vertex}]", factory)
@@ -118,6 +121,9 @@ def _key(edge: Edge) -> str:
     return f"{edge[0]}-{edge[1]}"
 
 
+_RESERVED = nn.ModuleDict()
+
+
 def _escape(name: str) -> str:
     """Return a name that a module may have: without dots, and unlike the methods of ModuleDict."""
-    return name.replace(".", "/") + ("_" if hasattr(nn.ModuleDict, name) else "")
+    return name.replace(".", "/") + ("_" if hasattr(_RESERVED, name) else "")

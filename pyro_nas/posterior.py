@@ -16,6 +16,7 @@ from pyro import poutine
 from pyro.distributions import Delta, Independent
 from torch import nn
 
+from pyro_nas.data import Inputs
 from pyro_nas.sites import is_structure, sample_sites
 from pyro_nas.space import Restriction, Space
 
@@ -34,23 +35,34 @@ def choice_probabilities(guide: Callable[..., Any], *args: Any, num_samples: int
     share of ``num_samples`` draws. The random state is left as it was.
     """
     with torch.no_grad(), torch.random.fork_rng(), poutine.block():
-        sites = _structure_sites(guide, args)
-        known: dict[str, torch.Tensor] = {}
-        drawn: dict[str, torch.Tensor] = {}
-        for name, site in sites.items():
-            law = site["fn"].base_dist if isinstance(site["fn"], Independent) else site["fn"]
-            if hasattr(law, "probs"):
-                known[name] = law.probs.clone()
-            elif not isinstance(law, Delta):
-                drawn[name] = law.sample((num_samples,))
-        rest = [name for name in sites if name not in known and name not in drawn]
-        if rest:
-            traces = [_structure_sites(guide, args) for _ in range(num_samples)]
-            drawn.update({name: torch.stack([trace[name]["value"] for trace in traces]) for name in rest})
-        for name, gamma in drawn.items():
-            simplex = torch.allclose(gamma.sum(-1), torch.ones_like(gamma[..., 0]), atol=1e-3)
-            known[name] = hard_choices(gamma, "simplex" if simplex else "cube").mean(0)
-        return {name: known[name] for name in sites}
+        runs = [_structure_sites(guide, args) for _ in range(2)]
+        if not all(_same_law(site, runs[1][name]) for name, site in runs[0].items()):
+            runs = [_structure_sites(guide, args) for _ in range(num_samples)]  # a law depends on another draw
+        else:
+            runs = runs[:1]
+        return {name: torch.stack([_choices(run[name], num_samples // len(runs)) for run in runs]).mean(0)
+                for name in runs[0]}  # fmt: skip
+
+
+def _law(site: Any) -> Any:
+    return site["fn"].base_dist if isinstance(site["fn"], Independent) else site["fn"]
+
+
+def _same_law(site: Any, other: Any) -> bool:
+    if isinstance(_law(site), Delta):
+        return torch.equal(site["value"], other["value"])
+    names = ("logits", "concentration")
+    return all(torch.equal(getattr(_law(site), n), getattr(_law(other), n)) for n in names if hasattr(_law(site), n))
+
+
+def _choices(site: Any, num_samples: int) -> torch.Tensor:
+    """Return P(choice) under the law of one run, (edge, choice)."""
+    if hasattr(_law(site), "probs"):
+        return _law(site).probs.clone()
+    delta = isinstance(_law(site), Delta)
+    gamma = site["value"][None] if delta else _law(site).sample((max(1, num_samples),))
+    simplex = torch.allclose(gamma.sum(-1), torch.ones_like(gamma[..., 0]), atol=1e-3)
+    return hard_choices(gamma, "simplex" if simplex else "cube").mean(0)
 
 
 def _structure_sites(guide: Callable[..., Any], args: tuple) -> dict[str, Any]:
@@ -141,22 +153,30 @@ def draw(guide: Callable[..., Any], *args: Any, num_samples: int = 100) -> dict[
     return {name: torch.stack([drawn[name]["value"] for drawn in sites]) for name in names}
 
 
-def predict(model: Any, draws: Mapping[str, torch.Tensor], x: torch.Tensor, batch_size: int = 1024) -> torch.Tensor:
+def predict(model: Any, draws: Mapping[str, torch.Tensor], x: Inputs, batch_size: int = 1024) -> torch.Tensor:
     """Return the posterior predictive mean E_q E[y | x, w, Γ], (data, features): class probabilities for classes.
 
-    Averages ``model.likelihood.mean`` of the outputs over all draws, batch normalisation in evaluation mode.
+    Averages ``model.likelihood.mean`` of the outputs over all draws, batch normalisation in evaluation mode. Raises
+    ValueError where ``draws`` lack a latent site of the model.
     """
-    count = len(next(iter(draws.values())))
+    parts = x if isinstance(x, tuple) else (x,)
+    counts = {name: len(value) for name, value in draws.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"draws: expected {{site: (draw, …)}} with one number of draws, got {counts}.")
     was_training = model.training
     model.eval()
-    parts = []
-    with torch.no_grad():
-        for rows in x.split(batch_size):
+    result = []
+    with torch.no_grad(), poutine.block():
+        for rows in zip(*(part.split(batch_size) for part in parts), strict=True):
+            batch = rows if isinstance(x, tuple) else rows[0]
             means = []
-            for index in range(count):
-                one = {name: value[index] for name, value in draws.items()}
-                with poutine.block():
-                    means.append(model.likelihood.mean(poutine.condition(model, data=one)(rows)))
-            parts.append(torch.stack(means).mean(0))
+            for index in range(next(iter(counts.values()), 1)):
+                conditioned = poutine.condition(model, data={name: value[index] for name, value in draws.items()})
+                trace = poutine.trace(conditioned).get_trace(batch)
+                missing = [name for name in trace.stochastic_nodes if name != "y" and name != "complexity"]
+                if missing:
+                    raise ValueError(f"draws: expected the model's latent sites, got {list(draws)}; missing {missing}.")
+                means.append(model.likelihood.mean(trace.nodes["_RETURN"]["value"]))
+            result.append(torch.stack(means).mean(0))
     model.train(was_training)
-    return torch.cat(parts)
+    return torch.cat(result)

@@ -45,6 +45,12 @@ def primitive(builder: Callable[P, nn.Module]) -> Callable[P, Primitive]:
 
     Arguments must be JSON values if spaces with this primitive are to be written to a file.
     """
+    known = BUILDERS.setdefault(builder.__name__, builder)
+    if known.__module__ != builder.__module__:
+        raise ValueError(
+            f"primitive: expected a name that {known.__module__} does not have already, got {builder.__name__!r}. "
+            "Rename the function."
+        )
     BUILDERS[builder.__name__] = builder
     signature = inspect.signature(builder)
 

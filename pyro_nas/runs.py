@@ -61,7 +61,8 @@ def load_state(path: str | os.PathLike[str], model: nn.Module, guide: nn.Module)
     """Set model and guide to what ``state_of`` returned of such a pair and ``write_tensors`` wrote."""
     saved, own = load(Path(path).read_bytes()), state_of(model, guide)
     if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in own.items()}:
-        different = sorted(n for n in saved.keys() | own.keys() if n not in saved or n not in own)
+        shapes = [{name: tuple(value.shape) for name, value in part.items()} for part in (saved, own)]
+        different = sorted(n for n in saved.keys() | own.keys() if shapes[0].get(n) != shapes[1].get(n))
         raise ValueError(
             f"path: expected the tensors of this model and guide in {str(path)!r}, got others: {different}."
         )

@@ -54,7 +54,24 @@ def divergence(ours: Any, site: Any) -> tuple[torch.Tensor, bool]:
     try:
         return kl_divergence(q, p).sum(), True
     except NotImplementedError:
-        return (q.log_prob(ours["value"]) - p.log_prob(site["value"])).sum(), False
+        return log_ratio(ours, site), False
+
+
+def log_ratio(ours: Any, site: Any) -> torch.Tensor:
+    """Return log q − log p of a site at its draw."""
+    return ours["fn"].log_prob(ours["value"]).sum() - site["fn"].log_prob(site["value"]).sum()
+
+
+def scale_of(name: str, ours: Any, theirs: dict[str, Any]) -> Any:
+    """Return λ of a guide's site: the model's, whether or not the guide scales its own (Pyro's autoguides do not).
+
+    An auxiliary draw has that of the site it serves ("<site>_unconstrained"), or the one of all the model's sites.
+    """
+    served = name if name in theirs else name.removesuffix("_unconstrained")
+    if served in theirs:
+        return theirs[served]["scale"]
+    scales = [site["scale"] for site in theirs.values() if not site["is_observed"]]
+    return scales[0] if scales and all(scale == scales[0] for scale in scales) else ours["scale"]
 
 
 def log_prob_of(site: Any) -> torch.Tensor:

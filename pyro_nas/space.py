@@ -70,8 +70,8 @@ class Space:
         object.__setattr__(self, "aggregations", dict(self.aggregations))
         object.__setattr__(self, "inputs", tuple(self.inputs))
         one_of("restriction", self.restriction, RESTRICTIONS)
-        if not re.fullmatch(r"\w*", self.name):
-            raise ValueError(f"name: expected letters, digits and underscores, got {self.name!r}.")
+        if not re.fullmatch(r"([^\W\d]\w*)?", self.name):
+            raise ValueError(f"name: expected a letter, then letters, digits and underscores, got {self.name!r}.")
         _check_graph(self)
         _check_cells(self)
 
