@@ -14,7 +14,7 @@ from typing import Any
 import pyro
 import torch
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from pyro_nas import checks
 from pyro_nas.data import Batches, Pair, Source

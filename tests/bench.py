@@ -171,7 +171,7 @@ def main():
         for local in (False, True):
             for batch in (64, 256):
                 steps = {"ours": ours(sizes, local)[0], "by hand": by_hand(sizes, local)}
-                if sizes is TWO and not local:
+                if sizes is TWO:
                     steps["AutoNormal"] = autonormal(sizes)
                 found = medians(steps, batch)
                 rows.append(
