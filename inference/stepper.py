@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -85,7 +84,7 @@ class Stepper:
             raise ValueError("guide: expected parameters that the evidence depends on, got none.")
         loss.backward(inputs=self.values)
         gradients = [value.grad for value in self.values if value.grad is not None]
-        norm = get_total_norm(gradients)
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()
         if not bool(torch.isfinite(loss.detach() + norm)):
             self._refuse(step, terms)
         if self.max_gradient_norm is not None and norm > self.max_gradient_norm:

@@ -40,6 +40,7 @@ class FixedNormal(Normal):
     def __init__(self, loc: torch.Tensor, scale: torch.Tensor):
         super().__init__(loc, scale, validate_args=False)
         self.constant, self.half_precision = scale.log() - 0.5, 0.5 / scale.square()
+        self.centred = not bool(loc.any())
 
     def expand(self, batch_shape, _instance=None):
         """Return the same law with another batch shape."""
@@ -49,9 +50,10 @@ class FixedNormal(Normal):
 @register_kl(MeanFieldNormal, Normal)
 def _kl_mean_field(q: MeanFieldNormal, p: Normal) -> torch.Tensor:
     """Return log τ − log σ + (σ² + (m − μ)²) / 2τ² − ½."""
-    difference = q.loc - p.loc
+    fixed = isinstance(p, FixedNormal)
+    difference = q.loc if fixed and p.centred else q.loc - p.loc
     second = torch.addcmul(q.variance, difference, difference)
-    if isinstance(p, FixedNormal):
+    if fixed:
         return torch.addcmul(p.constant, second, p.half_precision) - q.log_scale
     return torch.addcmul(p.scale.log() - 0.5, second, 0.5 / p.scale.square()) - q.log_scale
 

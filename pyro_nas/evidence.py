@@ -60,17 +60,19 @@ class Terms:
 
     def divergence_of(self, *, structure: bool) -> torch.Tensor:
         """Return KL of the structure sites, or of all others (the weights and their hyperparameters)."""
-        zero = torch.zeros_like(self.log_likelihood)
-        return sum((kl for site, kl in self.divergence.items() if is_structure(site) == structure), zero)
+        kept = [kl for site, kl in self.divergence.items() if is_structure(site) == structure]
+        return sum(kept[1:], kept[0]) if kept else torch.zeros_like(self.log_likelihood)
 
     def summary(self) -> dict[str, float]:
         """Return the terms as numbers."""
-        return {
-            "evidence": self.evidence.item(),
-            "log_likelihood": self.log_likelihood.item(),
-            "kl_weights": self.divergence_of(structure=False).item(),
-            "kl_structure": self.divergence_of(structure=True).item(),
+        terms = {
+            "evidence": self.evidence,
+            "log_likelihood": self.log_likelihood,
+            "kl_weights": self.divergence_of(structure=False),
+            "kl_structure": self.divergence_of(structure=True),
         }
+        numbers = torch.stack([value.detach() for value in terms.values()]).tolist()
+        return dict(zip(terms, numbers, strict=True))
 
 
 class Evidence(nn.Module):
