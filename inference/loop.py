@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, fields
-from os import PathLike
 from typing import Any
 
 import pyro
@@ -19,71 +17,12 @@ from tqdm import tqdm
 from pyro_nas import checks
 from pyro_nas.data import Batches, Pair, Source
 from pyro_nas.evidence import Evidence, Terms, evaluate
+from pyro_nas.inference.options import Options, Record
 from pyro_nas.inference.schedules import Schedule
 from pyro_nas.inference.state import FitState, named_parameters
 from pyro_nas.inference.stepper import NonFiniteLoss, OptimizerFactory, SchedulerFactory, Stepper
 from pyro_nas.posterior import choice_probabilities
 from pyro_nas.runs import Checkpoint
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What every fit takes.
-
-    ``temperature`` and ``complexity``: schedules (functions of progress from 0 to 1) of the model's τ and λ.
-    ``local_reparameterization``: draw linear maps of normal weights at their output. ``particles``: draws a step.
-    ``enumerate_discrete``: sum over discrete structures exactly. ``patience``: stop after so many epochs without a
-    better validation evidence, and return to the best. ``callbacks``: called with each epoch's record; a true answer
-    stops the fit. ``checkpoint``: a folder, written after every epoch; ``resume``: continue from it. ``seed``: of all
-    that is random in the fit, which leaves the global random state as it was. ``max_gradient_norm``: of each step.
-    ``progress``: show a bar.
-    """
-
-    epochs: int = 10
-    batch_size: int = 128
-    temperature: Schedule | None = None
-    complexity: Schedule | None = None
-    local_reparameterization: bool = False
-    particles: int = 1
-    enumerate_discrete: bool = False
-    patience: int | None = None
-    callbacks: Sequence[Callable[[Record], Any]] = ()
-    checkpoint: str | PathLike[str] | None = None
-    resume: bool = False
-    seed: int = 0
-    max_gradient_norm: float | None = None
-    progress: bool = False
-
-    def __post_init__(self):
-        checks.integer("epochs", self.epochs, low=1)
-        checks.integer("batch_size", self.batch_size, low=1)
-        checks.integer("particles", self.particles, low=1)
-        checks.integer("seed", self.seed)
-        if self.patience is not None:
-            checks.integer("patience", self.patience, low=1)
-        if self.max_gradient_norm is not None:
-            checks.number("max_gradient_norm", self.max_gradient_norm, low=0, open_low=True)
-        for name in ("temperature", "complexity"):
-            if getattr(self, name) is not None:
-                checks.is_callable(name, getattr(self, name), "a schedule, a function of progress from 0 to 1")
-        for callback in self.callbacks:
-            checks.is_callable("callbacks", callback, "functions of an epoch's record")
-        if self.resume and self.checkpoint is None:
-            raise ValueError("resume: expected a checkpoint folder to continue from, got none. Pass checkpoint=….")
-        if self.checkpoint is not None and not self.resume and Checkpoint(self.checkpoint).exists():
-            raise FileExistsError(
-                f"checkpoint: expected a folder without a checkpoint, got {str(self.checkpoint)!r}. "
-                "Pass resume=True to continue it, or another folder."
-            )
-
-    @classmethod
-    def of(cls, options: dict[str, Any]) -> Options:
-        """Return checked options; name the nearest match of an unknown one."""
-        for name in options:
-            checks.one_of("option", name, [field.name for field in fields(cls)])
-        return cls(**options)
 
 
 class Session(AbstractContextManager):
@@ -115,6 +54,17 @@ class Session(AbstractContextManager):
         self._stack = ExitStack()
 
     def __enter__(self) -> Session:
+        try:
+            self._first_pass()
+        except BaseException:
+            self.__exit__()
+            raise
+        self._train_mode(True)
+        self._stack.enter_context(pyro.validation_enabled(False))
+        return self
+
+    def _first_pass(self) -> None:
+        """Run model and guide once on a first batch, and collect the parameters."""
         self._stack.enter_context(torch.random.fork_rng())
         torch.manual_seed(self.options.seed)
         self._set_progress(0)
@@ -125,9 +75,6 @@ class Session(AbstractContextManager):
         self.named = named_parameters(self.model, self.guide, first)
         if not any(name.startswith("guide.") for name in self.named):
             raise ValueError("guide: expected parameters to fit, got none.")
-        self._train_mode(True)
-        self._stack.enter_context(pyro.validation_enabled(False))
-        return self
 
     def __exit__(self, *error: Any) -> None:
         self._train_mode(False)
@@ -153,22 +100,25 @@ class Session(AbstractContextManager):
         best: dict[str, torch.Tensor] = {}
         if checkpoint is not None and options.resume and checkpoint.exists():
             tensors, position = checkpoint.load()
-            best = {n.removeprefix("best."): tensors.pop(n) for n in list(tensors) if n.startswith("best.")}
-            state.load(tensors, position["steppers"])
-            history = position["history"]
             if position["steps"] != self.steps and any(stepper.scheduler is not None for stepper in steppers.values()):
                 raise ValueError(
                     f"epochs: expected {position['steps']} steps, those of the scheduler, got {self.steps}. "
                     "Resume with the same epochs, data and batch size, or fit without a scheduler."
                 )
+            best = {n.removeprefix("best."): tensors.pop(n) for n in list(tensors) if n.startswith("best.")}
+            state.load(tensors, position["steppers"])
+            history = position["history"]
         bar = tqdm(total=options.epochs, initial=len(history), disable=not options.progress, unit="epoch", leave=False)
         with bar:
-            while len(history) < options.epochs and not (history and history[-1]["stopped"]):
+            asked = False  # by a callback; unlike lost patience that does not outlast the call
+            while len(history) < options.epochs and not asked and not (history and history[-1]["stopped"]):
                 record = self._epoch(len(history), state, step)
                 history.append(record)
                 if options.patience is not None and _best_epoch(history) == len(history) - 1:
                     best = state.snapshot()
-                record["stopped"] = self._stops(history)
+                record["stopped"] = self._lost_patience(history)
+                answers = [callback(record) for callback in options.callbacks]
+                asked = any(answers)
                 if checkpoint is not None:
                     tensors, position = state.dump()
                     tensors.update({f"best.{name}": value for name, value in best.items()})
@@ -216,10 +166,9 @@ class Session(AbstractContextManager):
         self._train_mode(True)
         return terms
 
-    def _stops(self, history: list[Record]) -> bool:
-        answers = [callback(history[-1]) for callback in self.options.callbacks]
+    def _lost_patience(self, history: list[Record]) -> bool:
         patience = self.options.patience
-        return any(answers) or (patience is not None and len(history) - 1 - _best_epoch(history) >= patience)
+        return patience is not None and len(history) - 1 - _best_epoch(history) >= patience
 
     def _set_progress(self, done: int) -> None:
         for name in ("temperature", "complexity"):

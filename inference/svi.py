@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pyro_nas.data import Source
-from pyro_nas.inference.loop import Options, Record, Session
+from pyro_nas.inference.loop import Session
+from pyro_nas.inference.options import Options, Record
 from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, adam
 
 

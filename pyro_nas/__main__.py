@@ -18,7 +18,7 @@ from pyro_nas.data import Batches, Labelled, Split, load
 from pyro_nas.derivation import derive
 from pyro_nas.evidence import evaluate
 from pyro_nas.inference import adam, bilevel, delayed, one_cycle, schedules, svi
-from pyro_nas.inference.loop import Options
+from pyro_nas.inference.options import Options
 from pyro_nas.inference.stepper import NonFiniteLoss
 from pyro_nas.metrics import classification_metrics
 from pyro_nas.models import Model, guides, priors, structures, zoo

@@ -225,6 +225,27 @@ def test_callbacks_stop_and_schedules_run(small_space, small_data):
     assert schedules.constant(3.0)(0.2) == 3.0
 
 
+def test_a_fit_that_a_callback_stopped_continues_where_it_was(small_space, small_data, tmp_path):
+    model, guide = build(small_space)
+    whole = fit(model, guide, small_data, "bilevel")
+    expected = state(model, guide)
+    model, guide = build(small_space)
+    fit(model, guide, small_data, "bilevel", checkpoint=tmp_path, callbacks=[lambda record: record["epoch"] == 2])
+    assert fit(model, guide, small_data, "bilevel", checkpoint=tmp_path, resume=True) == whole
+    assert same(state(model, guide), expected)
+
+
+def test_a_refused_fit_leaves_random_state_and_validation_alone(small_space, small_data):
+    model, guide = build(small_space)
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match="missing"):
+        svi.fit(model, lambda x, y: None, small_data)
+    with pytest.raises(ValueError, match="discrete sites, got none"):
+        svi.fit(model, guide, small_data, enumerate_discrete=True)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert pyro.poutine.util.is_validation_enabled()
+
+
 def test_data_come_as_datasets_and_loaders_too(small_space, small_data):
     for source in (TensorDataset(*small_data), DataLoader(TensorDataset(*small_data), 8, shuffle=True)):
         model, guide = build(small_space)

@@ -1,0 +1,72 @@
+"""Options: what every fit takes, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from os import PathLike
+from typing import Any
+
+from pyro_nas import checks
+from pyro_nas.inference.schedules import Schedule
+from pyro_nas.runs import Checkpoint
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every fit takes.
+
+    ``temperature`` and ``complexity``: schedules (functions of progress from 0 to 1) of the model's τ and λ.
+    ``local_reparameterization``: draw linear maps of normal weights at their output. ``particles``: draws a step.
+    ``enumerate_discrete``: sum over discrete structures exactly. ``patience``: stop after so many epochs without a
+    better validation evidence, and return to the best. ``callbacks``: called with each epoch's record; a true answer
+    stops the fit. ``checkpoint``: a folder, written after every epoch; ``resume``: continue from it. ``seed``: of all
+    that is random in the fit, which leaves the global random state as it was. ``max_gradient_norm``: of each step.
+    ``progress``: show a bar.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    temperature: Schedule | None = None
+    complexity: Schedule | None = None
+    local_reparameterization: bool = False
+    particles: int = 1
+    enumerate_discrete: bool = False
+    patience: int | None = None
+    callbacks: Sequence[Callable[[Record], Any]] = ()
+    checkpoint: str | PathLike[str] | None = None
+    resume: bool = False
+    seed: int = 0
+    max_gradient_norm: float | None = None
+    progress: bool = False
+
+    def __post_init__(self):
+        checks.integer("epochs", self.epochs, low=1)
+        checks.integer("batch_size", self.batch_size, low=1)
+        checks.integer("particles", self.particles, low=1)
+        checks.integer("seed", self.seed)
+        if self.patience is not None:
+            checks.integer("patience", self.patience, low=1)
+        if self.max_gradient_norm is not None:
+            checks.number("max_gradient_norm", self.max_gradient_norm, low=0, open_low=True)
+        for name in ("temperature", "complexity"):
+            if getattr(self, name) is not None:
+                checks.is_callable(name, getattr(self, name), "a schedule, a function of progress from 0 to 1")
+        for callback in self.callbacks:
+            checks.is_callable("callbacks", callback, "functions of an epoch's record")
+        if self.resume and self.checkpoint is None:
+            raise ValueError("resume: expected a checkpoint folder to continue from, got none. Pass checkpoint=….")
+        if self.checkpoint is not None and not self.resume and Checkpoint(self.checkpoint).exists():
+            raise FileExistsError(
+                f"checkpoint: expected a folder without a checkpoint, got {str(self.checkpoint)!r}. "
+                "Pass resume=True to continue it, or another folder."
+            )
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> Options:
+        """Return checked options; name the nearest match of an unknown one."""
+        for name in options:
+            checks.one_of("option", name, [field.name for field in fields(cls)])
+        return cls(**options)
