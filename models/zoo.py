@@ -53,14 +53,15 @@ def cell(channels: int, nodes: int = 2) -> Space:
     return Space(edges, name="cell")
 
 
-def cells(inputs: int, outputs: int, channels: int = 16, nodes: int = 2) -> Space:
+def cells(inputs: int, outputs: int, channels: int = 16, nodes: int = 2, stem_stride: int = 1) -> Space:
     """Return a family of convolutional networks: stem, cell, halving, the same cell with twice the channels, readout.
 
-    Both cells have one structure, and weights of their own. x: (batch, inputs, h, w).
+    Both cells have one structure, and weights of their own. x: (batch, inputs, h, w). Cells see h / ``stem_stride``
+    pixels a side.
     """
     return Space(
         {
-            (0, 1): {"stem": convolution(inputs, channels)},
+            (0, 1): {"stem": convolution(inputs, channels, stride=stem_stride)},
             (1, 2): {"cell": cell(channels, nodes)},
             (2, 3): {"halving": convolution(channels, 2 * channels, stride=2)},
             (3, 4): {"cell": cell(2 * channels, nodes)},

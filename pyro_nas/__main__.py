@@ -58,8 +58,8 @@ def search(
     structure: str = "gumbel_softmax",
     prior_gain: float = 1.0,
     complexity: float = 0.001,
-    epochs: int = 60,
-    retrain_epochs: int = 60,
+    epochs: int | None = None,
+    retrain_epochs: int | None = None,
     batch_size: int = 64,
     lr: float = 0.02,
     structure_lr: float = 0.1,
@@ -84,8 +84,8 @@ def search(
             the cube "relaxed_bernoulli" or "bernoulli".
         prior_gain: prior standard deviation of a weight times the square root of its fan-in.
         complexity: λ, the weight of the divergence from the prior.
-        epochs: epochs of the search.
-        retrain_epochs: epochs of the derived network.
+        epochs: epochs of the search; by default 60, for large sets fewer: 100 000 / data of an epoch, at least 3.
+        retrain_epochs: epochs of the derived network, by the same rule.
         batch_size: data a step.
         lr: highest learning rate of the weights, in a one-cycle schedule.
         structure_lr: learning rate of the structure.
@@ -109,8 +109,8 @@ def search(
         anneal = {"temperature": schedules.geometric(1.0, 0.1)}
     else:
         anneal = {}
-    Options.of({**common, "epochs": epochs})
-    Options.of({**common, "epochs": retrain_epochs})
+    for given in (epochs, retrain_epochs):
+        Options.of({**common, "epochs": 1 if given is None else given})
     optimizer, scheduler, structure_optimizer = adam(lr), one_cycle(lr), adam(structure_lr)
     split = load(data, root)
     family = _space(space, split)
@@ -128,7 +128,8 @@ def search(
 
     start = time.perf_counter()
     history = bilevel.fit(
-        model, found, split.train, split.valid, epochs=epochs, optimizer=optimizer, scheduler=scheduler,
+        model, found, split.train, split.valid, epochs=_epochs(epochs, split.train),
+        optimizer=optimizer, scheduler=scheduler,
         structure_optimizer=structure_optimizer, structure_scheduler=delayed(),
         checkpoint=folder.path / "search", resume=resume, **common, **anneal,
     )  # fmt: skip
@@ -143,7 +144,7 @@ def search(
     final = Model(architecture, num_data=len(known[1]), weights=weight_prior, complexity=complexity).to(place)
     final_guide = make_guide(final).to(place)
     svi.fit(
-        final, final_guide, known, epochs=retrain_epochs, optimizer=optimizer, scheduler=scheduler,
+        final, final_guide, known, epochs=_epochs(retrain_epochs, known), optimizer=optimizer, scheduler=scheduler,
         checkpoint=folder.path / "retrain", resume=resume, **common,
     )  # fmt: skip
     seconds["retrain"] = time.perf_counter() - start
@@ -193,6 +194,10 @@ def search(
     print(f"run folder: {folder.path}")
 
 
+def _epochs(given: int | None, data: Labelled) -> int:
+    return given if given is not None else max(3, min(60, 100_000 // len(data[1])))
+
+
 def _space(name: str, split: Split) -> Space:
     x = split.train[0]
     if name.endswith(".json"):
@@ -201,7 +206,7 @@ def _space(name: str, split: Split) -> Space:
     if name == "cells" and x.dim() != 4:
         raise ValueError(f"space: expected 'layers' for data of shape {tuple(x.shape)}, got 'cells', for images.")
     if x.dim() == 4 and name != "layers":
-        return zoo.cells(x.shape[1], split.classes)
+        return zoo.cells(x.shape[1], split.classes, stem_stride=2 if x.shape[-1] > 16 else 1)
     return zoo.layers(x[0].numel(), split.classes)
 
 

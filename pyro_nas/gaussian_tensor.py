@@ -104,7 +104,16 @@ def _linear(func, x, weight, bias=None, *args, **kwargs):
             tensor._use.mark_linear()
     mean = func(x, _plain(weight), _plain(bias), *args, **kwargs)
     variance = func(x.square(), _variance(weight), _variance(bias), *args, **kwargs)
-    return torch.addcmul(mean, (variance + EPSILON).sqrt(), torch.randn_like(mean))
+    return torch.addcmul(mean, (variance + EPSILON).sqrt(), _noise(mean))
+
+
+def _noise(like):
+    """Return standard normal noise of this shape and memory format, drawn in memory order, which is the fast one."""
+    noise = torch.empty_like(like)
+    if like.dim() == 4 and noise.is_contiguous(memory_format=torch.channels_last):
+        noise.permute(0, 2, 3, 1).normal_()
+        return noise
+    return noise.normal_()
 
 
 def _plain(tensor):

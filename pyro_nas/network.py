@@ -53,7 +53,7 @@ class Network(nn.Module):
         if missing:
             raise ValueError(f"structure: expected a value for the sites {missing}, got {list(structure)}.")
         hard = {site: structure[site].detach().tolist() for site in self._sites}
-        values = dict(zip(self.space.inputs, inputs, strict=True))
+        values = dict(zip(self.space.inputs, map(_channels_last, inputs), strict=True))
         for vertex, parents in self._parents.items():
             found = [self._edge((parent, vertex), values[parent], structure, hard) for parent in parents]
             incoming = [value for value in found if value is not None]
@@ -104,6 +104,11 @@ class Network(nn.Module):
             )
         assert isinstance(name, str)
         return AGGREGATIONS[name](incoming)
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Return images in the memory format in which convolution and pooling are fastest."""
+    return x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def _build(where: str, factory: Factory) -> nn.Module:

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from pyro_nas import Space, predict, read_space
-from pyro_nas.__main__ import main
+from pyro_nas.__main__ import _epochs, main
 from pyro_nas.data import load
 from pyro_nas.models import Model, guides, priors, zoo
 from pyro_nas.posterior import draw
@@ -164,6 +164,14 @@ def test_configuration_files(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["search", "--config", str(tmp_path / "config.yaml"), "--draws", "2", "--out", str(out)]) == 0
     assert json.loads((out / "config.json").read_text())["epochs"] == 1
+
+
+def test_large_sets_get_fewer_epochs_unless_told():
+    def data(size):
+        return torch.zeros(size, 1), torch.zeros(size)
+
+    assert [_epochs(None, data(size)) for size in (1000, 10_000, 48_000)] == [60, 10, 3]
+    assert _epochs(7, data(48_000)) == 7
 
 
 @pytest.mark.slow

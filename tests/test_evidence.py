@@ -137,6 +137,18 @@ def test_local_reparameterisation_refuses_what_would_share_noise():
     assert len(set((GaussianTensor.of(torch.zeros(1), torch.ones(1)).expand(4) + 0).tolist())) == 1
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_convolution_of_a_normal_weight_has_the_moments_of_its_output(memory_format):
+    mean, variance = torch.randn(3, 2, 3, 3), torch.rand(3, 2, 3, 3)
+    x = torch.randn(1, 2, 4, 4).to(memory_format=memory_format)
+    draws = torch.cat([torch.conv2d(x, GaussianTensor.of(mean, variance)) for _ in range(4000)]).double()
+    error = (torch.conv2d(x.square(), variance)[0] / 4000).sqrt()
+    assert (((draws.mean(0) - torch.conv2d(x, mean)[0]).abs() / error) < 4.5).all()
+    assert ((draws.var(0) / torch.conv2d(x.square(), variance)[0] - 1).abs() < 0.15).all()
+    noise = (draws - draws.mean(0)).flatten(1)
+    assert (torch.corrcoef(noise.T).fill_diagonal_(0).abs() < 0.09).all()  # every output has noise of its own
+
+
 def test_tied_weights_are_one_weight():
     class Tied(nn.Module):
         def __init__(self):
