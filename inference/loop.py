@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from pyro_nas import checks
 from pyro_nas.data import Batches, Pair, Source
-from pyro_nas.evidence import Evidence, Terms, evaluate
+from pyro_nas.evidence import Terms, evaluate
 from pyro_nas.inference.options import Options, Record
 from pyro_nas.inference.schedules import Schedule
 from pyro_nas.inference.state import FitState, named_parameters
@@ -71,7 +71,7 @@ class Session(AbstractContextManager):
         self._train_mode(False)  # the first pass is a check, and leaves batch normalisation as it is
         first = self.train.first()
         with pyro.validation_enabled(True), torch.no_grad():
-            Evidence(self.model, self.guide, 1, self.options.enumerate_discrete)(*first)
+            self.options.evidence(self.model, self.guide)(*first)
         self.named = named_parameters(self.model, self.guide, first)
         if not any(name.startswith("guide.") for name in self.named):
             raise ValueError("guide: expected parameters to fit, got none.")
@@ -82,12 +82,9 @@ class Session(AbstractContextManager):
 
     def stepper(self, names: Sequence[str], optimizer: OptimizerFactory, scheduler: SchedulerFactory | None) -> Stepper:
         """Return a stepper of the evidence in the parameters of these names."""
-        options = self.options
-        evidence = Evidence(self.model, self.guide, options.particles, options.enumerate_discrete).to(self.device)
-        return Stepper(
-            evidence, {name: self.named[name] for name in names}, self.train.size, self.steps, optimizer, scheduler,
-            options.local_reparameterization, options.max_gradient_norm,
-        )  # fmt: skip
+        evidence = self.options.evidence(self.model, self.guide).to(self.device)
+        parameters = {name: self.named[name] for name in names}
+        return Stepper(evidence, parameters, self.train.size, self.steps, optimizer, scheduler, self.options)
 
     def run(self, steppers: dict[str, Stepper], step: Callable[[int, Pair], Terms]) -> list[Record]:
         """Run all epochs and return their records."""
@@ -143,7 +140,7 @@ class Session(AbstractContextManager):
         except NonFiniteLoss:
             state.restore(good)
             raise
-        record: Record = {"epoch": epoch, **sums}
+        record: Record = {"epoch": epoch, "updates": done * sum(value.numel() for value in self.named.values()), **sums}
         for name in ("temperature", "complexity"):
             if isinstance(getattr(self.model, name, None), float):
                 record[name] = getattr(self.model, name)

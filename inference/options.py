@@ -7,7 +7,10 @@ from dataclasses import dataclass, fields
 from os import PathLike
 from typing import Any
 
+import torch
+
 from pyro_nas import checks
+from pyro_nas.evidence import Evidence
 from pyro_nas.inference.schedules import Schedule
 from pyro_nas.runs import Checkpoint
 
@@ -24,7 +27,9 @@ class Options:
     better validation evidence, and return to the best. ``callbacks``: called with each epoch's record; a true answer
     stops the fit. ``checkpoint``: a folder, written after every epoch; ``resume``: continue from it. ``seed``: of all
     that is random in the fit, which leaves the global random state as it was. ``max_gradient_norm``: of each step.
-    ``progress``: show a bar.
+    ``progress``: show a bar. Where λ is a site: ``vectorize_particles``: all particles, each with a λ, in one batched
+    computation; ``stratified``: their λ one from each of as many equally probable strata of its prior; ``emphasis``: a
+    function of λ, the weight of 𝔏(λ) in what is ascended.
     """
 
     epochs: int = 10
@@ -41,6 +46,9 @@ class Options:
     seed: int = 0
     max_gradient_norm: float | None = None
     progress: bool = False
+    vectorize_particles: bool = False
+    stratified: bool = False
+    emphasis: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def __post_init__(self):
         checks.integer("epochs", self.epochs, low=1)
@@ -54,6 +62,13 @@ class Options:
         for name in ("temperature", "complexity"):
             if getattr(self, name) is not None:
                 checks.is_callable(name, getattr(self, name), "a schedule, a function of progress from 0 to 1")
+        if self.emphasis is not None:
+            checks.is_callable("emphasis", self.emphasis, "a function of λ")
+        if self.stratified and not (self.vectorize_particles and self.particles > 1):
+            raise ValueError(
+                f"stratified: expected several particles in one computation, got particles={self.particles}, "
+                f"vectorize_particles={self.vectorize_particles}. Pass particles=4, vectorize_particles=True."
+            )
         for callback in self.callbacks:
             checks.is_callable("callbacks", callback, "functions of an epoch's record")
         if self.resume and self.checkpoint is None:
@@ -63,6 +78,11 @@ class Options:
                 f"checkpoint: expected a folder without a checkpoint, got {str(self.checkpoint)!r}. "
                 "Pass resume=True to continue it, or another folder."
             )
+
+    def evidence(self, model: Any, guide: Any) -> Evidence:
+        """Return the evidence of a pair, estimated as these options say."""
+        flags = (self.particles, self.enumerate_discrete, self.vectorize_particles, self.emphasis)
+        return Evidence(model, guide, *flags)
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Options:

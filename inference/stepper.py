@@ -12,8 +12,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_nas import checks
-from pyro_nas.evidence import Evidence, Terms
+from pyro_nas.evidence import COMPLEXITY, Evidence
+from pyro_nas.inference.options import Options
 from pyro_nas.local_reparameterization import LocalReparameterization
+from pyro_nas.stratification import Stratified
+from pyro_nas.terms import Terms
 
 OptimizerFactory = Callable[[list[torch.Tensor]], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
@@ -27,6 +30,19 @@ def adam(lr: float = 0.01, **options: Any) -> OptimizerFactory:
     """Return a factory of torch's fused Adam."""
     checks.number("lr", lr, low=0, open_low=True)
     return partial(torch.optim.Adam, lr=lr, fused=True, **options)
+
+
+def clipped(optimizer: OptimizerFactory, value: float) -> OptimizerFactory:
+    """Return a factory of that optimizer, each element of the gradient clipped to [−value, value] before a step."""
+    checks.is_callable("optimizer", optimizer, "a function of a list of parameters")
+    checks.number("value", value, low=0, open_low=True)
+
+    def make(parameters: list[torch.Tensor]) -> Optimizer:
+        made = optimizer(parameters)
+        made.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_value_(parameters, value))
+        return made
+
+    return make
 
 
 def one_cycle(max_lr: float, **options: Any) -> SchedulerFactory:
@@ -63,8 +79,7 @@ class Stepper:
         steps: int,
         optimizer: OptimizerFactory,
         scheduler: SchedulerFactory | None,
-        local_reparameterization: bool,
-        max_gradient_norm: float | None,
+        options: Options,
     ):
         self.evidence, self.parameters, self.num_data = evidence, parameters, num_data
         self.values = list(parameters.values())
@@ -72,7 +87,7 @@ class Stepper:
         if not isinstance(self.optimizer, Optimizer):
             raise TypeError(f"optimizer: expected a torch optimizer, got {checks.describe(self.optimizer)}.")
         self.scheduler = None if scheduler is None else scheduler(self.optimizer, steps)
-        self.local_reparameterization, self.max_gradient_norm = local_reparameterization, max_gradient_norm
+        self.options = options
 
     def __call__(self, step: int, x: Any, y: torch.Tensor) -> Terms:
         """Make one step."""
@@ -87,16 +102,18 @@ class Stepper:
         norm = torch.stack(torch._foreach_norm(gradients)).norm()
         if not bool(torch.isfinite(loss.detach() + norm)):
             self._refuse(step, terms)
-        if self.max_gradient_norm is not None and norm > self.max_gradient_norm:
-            torch._foreach_mul_(gradients, self.max_gradient_norm / norm)
+        if self.options.max_gradient_norm is not None and norm > self.options.max_gradient_norm:
+            torch._foreach_mul_(gradients, self.options.max_gradient_norm / norm)
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
         return terms
 
     def terms(self, x: Any, y: torch.Tensor) -> Terms:
-        """Estimate the evidence on a batch, with local reparameterisation where it is on."""
-        with LocalReparameterization() if self.local_reparameterization else nullcontext() as effect:
+        """Estimate the evidence on a batch, under the effects that the options switch on."""
+        strata = Stratified(COMPLEXITY) if self.options.stratified else nullcontext()
+        local = LocalReparameterization() if self.options.local_reparameterization else nullcontext()
+        with strata, local as effect:
             terms = self.evidence(x, y)
         if effect is not None and not effect.sites:
             raise ValueError(

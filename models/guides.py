@@ -45,22 +45,22 @@ class Guide(nn.Module):
         )
         self.structure = _parameters({site: model.structure_parameters(site).clone() for site in model.choices})
 
-    def forward(self, x=None, y=None) -> Draws:
-        """Draw all latent sites; the arguments are not used."""
-        with poutine.scale(scale=self.model.draw_complexity()):
+    def forward(self, x=None, y=None, complexity=None) -> Draws:
+        """Draw all latent sites, λ too where it is one and not given; the data are not used."""
+        with poutine.scale(scale=self.model.draw_complexity() if complexity is None else complexity):
             structure = {site: self.draw_structure(site) for site in self.model.choices}
             return {**self.draw_weights(structure), **structure}
 
     def draw_structure(self, site: str) -> torch.Tensor:
         """Draw γ of one site, (edge, choice), from q(Γ) in the prior's family."""
-        return pyro.sample(site, self.model.structure_law(site, self.structure[_key(site)]))
+        return pyro.sample(site, self.model.structure_law(site, self.structure[key_of(site)]))
 
     def draw_weights(self, structure: Draws) -> Draws:
         """Draw the weight sites given Γ."""
         raise NotImplementedError  # abstract
 
     def _locations(self) -> Draws:
-        return {site: self.loc[_key(site)] for site in self.latents}
+        return {site: self.loc[key_of(site)] for site in self.latents}
 
 
 class MeanField(Guide):
@@ -69,7 +69,7 @@ class MeanField(Guide):
     def draw_weights(self, structure: Draws) -> Draws:
         """Draw each weight by itself."""
         return {
-            site: pyro.sample(site, _normal(self.loc[_key(site)], self.log_scale[_key(site)], latent))
+            site: pyro.sample(site, _normal(self.loc[key_of(site)], self.log_scale[key_of(site)], latent))
             for site, latent in self.latents.items()
         }
 
@@ -92,7 +92,7 @@ class LowRank(Guide):
         """Draw the weights of each site jointly."""
         draws = {}
         for site, latent in self.latents.items():
-            key = _key(site)
+            key = key_of(site)
             law = _normal(self.loc[key], self.log_scale[key], latent)
             if key in self.factor:
                 variance = (2 * self.log_scale[key]).exp()
@@ -115,9 +115,9 @@ class PointMass(Guide):
         """Draw γ of one site: the point itself."""
         if not self.model.structure_prior.reparameterised:
             return super().draw_structure(site)
-        law = self.model.structure_law(site, self.structure[_key(site)])
+        law = self.model.structure_law(site, self.structure[key_of(site)])
         simplex = self.model.structure_prior.restriction == "simplex"
-        parameters = self.structure[_key(site)]
+        parameters = self.structure[key_of(site)]
         return pyro.sample(site, dist.Delta(parameters.softmax(-1) if simplex else parameters.sigmoid()).to_event(
             law.event_dim))  # fmt: skip
 
@@ -126,7 +126,7 @@ class PointMass(Guide):
         return {
             site: pyro.sample(
                 site,
-                dist.Delta(biject_to(latent.support)(self.loc[_key(site)]), validate_args=False).to_event(
+                dist.Delta(biject_to(latent.support)(self.loc[key_of(site)]), validate_args=False).to_event(
                     latent.initial.dim()
                 ),
             )
@@ -153,13 +153,17 @@ class StructureConditioned(Guide):
 
     def draw_weights(self, structure: Draws) -> Draws:
         """Draw each weight by itself given Γ."""
-        gamma = torch.cat([value.reshape(-1) for value in structure.values()]) if structure else self.code.new_zeros(0)
-        code = self.code @ gamma  # (rank,)
+        flat = [value.flatten(-2) for value in structure.values()]
+        gamma = torch.cat(flat, -1) if flat else self.code.new_zeros(0)
+        code = (self.code @ gamma.unsqueeze(-1)).mT  # (…, 1, rank)
         draws = {}
         for site, latent in self.latents.items():
-            key = _key(site)
-            loc = self.loc[key] + (code @ self.loc_shift[key]).view_as(self.loc[key])
-            log_scale = self.log_scale[key] + (code @ self.log_scale_shift[key]).view_as(self.loc[key])
+            key, shape = key_of(site), latent.initial.shape
+            shifts = [(code @ part[key]).squeeze(-2) for part in (self.loc_shift, self.log_scale_shift)]
+            loc, log_scale = (
+                part[key] + shift.view(*shift.shape[:-1], *shape)
+                for part, shift in zip((self.loc, self.log_scale), shifts, strict=True)
+            )
             draws[site] = pyro.sample(site, _normal(loc, log_scale, latent))
         return draws
 
@@ -169,7 +173,7 @@ def _normal(loc: torch.Tensor, log_scale: torch.Tensor, latent: Latent) -> Torch
     law: TorchDistribution = MeanFieldNormal(loc, log_scale)
     if _is_positive(latent):
         law = dist.LogNormal(loc, log_scale.exp(), validate_args=False)
-    elif not _is_real(latent):
+    elif not is_real(latent):
         law = dist.TransformedDistribution(law, [biject_to(latent.support)], validate_args=False)
     return law.to_event(latent.initial.dim() - law.event_dim)
 
@@ -181,7 +185,8 @@ def _base(latent: Latent):
     return support
 
 
-def _is_real(latent: Latent) -> bool:
+def is_real(latent: Latent) -> bool:
+    """Whether a site's values are unconstrained."""
     return _base(latent) in (constraints.real, constraints.real_vector)
 
 
@@ -190,7 +195,7 @@ def _is_positive(latent: Latent) -> bool:
 
 
 def _is_packed(latent: Latent) -> bool:
-    return _is_real(latent) and latent.initial.dim() == 1
+    return is_real(latent) and latent.initial.dim() == 1
 
 
 def _unconstrained(latent: Latent) -> torch.Tensor:
@@ -198,8 +203,9 @@ def _unconstrained(latent: Latent) -> torch.Tensor:
 
 
 def _parameters(tensors: Draws) -> nn.ParameterDict:
-    return nn.ParameterDict({_key(site): nn.Parameter(value) for site, value in tensors.items()})
+    return nn.ParameterDict({key_of(site): nn.Parameter(value) for site, value in tensors.items()})
 
 
-def _key(site: str) -> str:
+def key_of(site: str) -> str:
+    """Return a site's name as a key of a ParameterDict."""
     return site.replace(".", "/")

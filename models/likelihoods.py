@@ -68,9 +68,12 @@ class ClassIndex(dist.Categorical):
 
     def log_prob(self, value):
         """Return log softmax(logits) at the index ``value``."""
-        if value.shape == self.batch_shape and value.dim() == 1:
+        if value.dim() == 1 and value.shape == self.batch_shape:
             return -cross_entropy(self.unnormalised, value.long(), reduction="none")
-        return super().log_prob(value)
+        shape = torch.broadcast_shapes(value.shape, self.batch_shape)
+        logits = self.unnormalised.expand(*shape, -1).flatten(0, -2)
+        indices = value.long().expand(shape).flatten()
+        return -cross_entropy(logits, indices, reduction="none").view(shape)
 
 
 class Categorical(Likelihood):

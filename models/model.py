@@ -25,6 +25,7 @@ from pyro_nas.models.priors import WeightPrior, normal
 from pyro_nas.models.structures import StructurePrior, check_temperature, gumbel_softmax
 from pyro_nas.network import Network
 from pyro_nas.packing import Packing
+from pyro_nas.particles import run_particles
 from pyro_nas.sites import sample_sites
 from pyro_nas.space import Choices, Space
 
@@ -90,6 +91,9 @@ class Model(nn.Module):
             list(self.network.named_parameters())
         )
         self.packing = Packing.of(bayesian)
+        normalises = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.network.modules())
+        self._shapes = {**self.packing.shapes, **{site: torch.Size(c.shape) for site, c in self.choices.items()}}
+        self._batches = not normalises and (self.structure_prior.reparameterised or not self.choices)
         weights = normal() if weights is None else checks.is_callable("weights", weights, "a weight prior")
         self.weights = weights(self.packing)
 
@@ -120,12 +124,18 @@ class Model(nn.Module):
         self._complexity = value
 
     def forward(self, x: Inputs, y: torch.Tensor | None = None) -> torch.Tensor:
-        """Draw w and Γ, run the network on x, observe (or draw) y; return the outputs, (batch, features)."""
+        """Draw w and Γ, run the network on x, observe (or draw) y; return the outputs, (batch, features).
+
+        Within a plate of L particles at dim −2 (each with w, Γ and λ of its own) outputs are (L, batch, features).
+        """
         with poutine.scale(scale=self.draw_complexity()):
             structure = {site: pyro.sample(site, self.structure_law(site)) for site in self.choices}
             weights = self.weights() if self.packing.size else {}
-        outputs = functional_call(self.network, weights, x, {"structure": structure}, tie_weights=self._tied)
-        size = outputs.shape[0]
+        if any(value.dim() > len(self._shapes[name]) for name, value in (*weights.items(), *structure.items())):
+            outputs = run_particles(self.network, weights, structure, x, self._shapes, self._batches, self._tied)
+        else:
+            outputs = functional_call(self.network, weights, x, {"structure": structure}, tie_weights=self._tied)
+        size = outputs.shape[-2]
         with IndepMessenger("data", size, dim=-1), poutine.scale(scale=self.num_data / size):  # a plate, not subsampled
             self.likelihood(outputs, y)
         return outputs
@@ -137,11 +147,11 @@ class Model(nn.Module):
         return pyro.sample("complexity", self._complexity)
 
     def structure_law(self, site: str, parameters: torch.Tensor | None = None) -> TorchDistribution:
-        """Return the law of a structure site with these parameters of shape (edge, choice), or the prior's."""
+        """Return the law of a structure site with these parameters of shape (…, edge, choice), or the prior's."""
         if parameters is None:
             parameters = self.structure_parameters(site)
         law = self.structure_prior.distribution(parameters, self._temperature or 1.0)
-        return law.to_event(len(law.batch_shape))
+        return law.to_event(2 - law.event_dim)
 
     def structure_parameters(self, site: str) -> torch.Tensor:
         """Return the prior's unconstrained parameters of a structure site, (edge, choice)."""

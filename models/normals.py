@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pyro.distributions import Independent, LowRankMultivariateNormal, Normal
 from pyro.distributions.torch_distribution import TorchDistribution
@@ -31,7 +33,7 @@ class MeanFieldNormal(Normal):
 
     def expand(self, batch_shape, _instance=None):
         """Return the same law with another batch shape."""
-        return type(self)(self.loc.expand(batch_shape), self.log_scale.expand(batch_shape))
+        return _expanded(self, batch_shape, ("loc", "log_scale", "scale"))
 
 
 class FixedNormal(Normal):
@@ -44,7 +46,18 @@ class FixedNormal(Normal):
 
     def expand(self, batch_shape, _instance=None):
         """Return the same law with another batch shape."""
-        return type(self)(self.loc.expand(batch_shape), self.scale.expand(batch_shape))
+        new = _expanded(self, batch_shape, ("loc", "scale", "constant", "half_precision"))
+        new.centred = self.centred
+        return new
+
+
+def _expanded(law: TorchDistribution, batch_shape: torch.Size, names: tuple[str, ...]) -> Any:
+    """Return a law of the same type whose tensors are views, so that nothing is computed again."""
+    new = type(law).__new__(type(law))
+    for name in names:
+        setattr(new, name, getattr(law, name).expand(batch_shape))
+    TorchDistribution.__init__(new, torch.Size(batch_shape), validate_args=False)
+    return new
 
 
 @register_kl(MeanFieldNormal, Normal)
@@ -64,7 +77,7 @@ def _kl_low_rank(q: LowRankMultivariateNormal, p: Independent) -> torch.Tensor:
     base = p.base_dist
     if not isinstance(base, Normal) or p.reinterpreted_batch_ndims != 1:
         raise NotImplementedError
-    variance = base.scale.square().expand(q.event_shape)
+    variance = base.scale.square().expand(torch.broadcast_shapes(base.scale.shape, q.event_shape))
     triangle = q._capacitance_tril  # Cholesky factor of I + Wᵀ D⁻¹ W
     log_determinant = q._unbroadcasted_cov_diag.log().sum(-1) + 2 * triangle.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     ratio = (q.variance + (q.loc - base.loc).square()) / variance

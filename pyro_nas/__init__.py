@@ -17,7 +17,7 @@ pyro.settings.set(module_local_params=True)  # parameters live in their guide, n
 
 from pyro_nas.arviz_export import to_arviz  # noqa: E402
 from pyro_nas.derivation import derive  # noqa: E402
-from pyro_nas.evidence import Evidence, Terms  # noqa: E402
+from pyro_nas.evidence import Evidence  # noqa: E402
 from pyro_nas.network import Network  # noqa: E402
 from pyro_nas.posterior import (  # noqa: E402
     by_edge,
@@ -30,6 +30,7 @@ from pyro_nas.posterior import (  # noqa: E402
 from pyro_nas.primitives import Primitive, primitive  # noqa: E402
 from pyro_nas.space import Space  # noqa: E402
 from pyro_nas.space_files import read_space, write_space  # noqa: E402
+from pyro_nas.terms import Terms  # noqa: E402
 
 __all__ = [
     "Evidence",

@@ -11,9 +11,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
+import pyro
 import torch
 from torch import nn
 
@@ -22,63 +22,24 @@ from pyro_nas.sites import (
     Substituted,
     check_sites,
     divergence,
-    is_structure,
     log_prob_of,
     log_ratio,
     sample_sites,
     scale_of,
 )
+from pyro_nas.terms import Terms, average
 
 MAX_ENUMERATED = 10_000
-
-
-@dataclass
-class Terms:
-    """An estimate of the generalised evidence, differentiable with respect to model and guide.
-
-    ``log_likelihood`` estimates E_q log p(y | x, w, Γ) of all N data, ``divergence`` maps each latent site to its own,
-    without λ, and ``penalty`` each to λ times that; all in nats. ``surrogate`` is the value whose gradient to ascend.
-    """
-
-    log_likelihood: torch.Tensor
-    divergence: dict[str, torch.Tensor] = field(default_factory=dict)
-    penalty: dict[str, torch.Tensor] = field(default_factory=dict)
-    score: torch.Tensor | float = 0.0
-
-    @property
-    def evidence(self) -> torch.Tensor:
-        """E log-likelihood − Σ λ · divergence."""
-        total = self.log_likelihood
-        for value in self.penalty.values():
-            total = total - value
-        return total
-
-    @property
-    def surrogate(self) -> torch.Tensor:
-        """The evidence, with the score-function term in its gradient."""
-        return self.evidence + self.score
-
-    def divergence_of(self, *, structure: bool) -> torch.Tensor:
-        """Return KL of the structure sites, or of all others (the weights and their hyperparameters)."""
-        kept = [kl for site, kl in self.divergence.items() if is_structure(site) == structure]
-        return sum(kept[1:], kept[0]) if kept else torch.zeros_like(self.log_likelihood)
-
-    def summary(self) -> dict[str, float]:
-        """Return the terms as numbers."""
-        terms = {
-            "evidence": self.evidence,
-            "log_likelihood": self.log_likelihood,
-            "kl_weights": self.divergence_of(structure=False),
-            "kl_structure": self.divergence_of(structure=True),
-        }
-        numbers = torch.stack([value.detach() for value in terms.values()]).tolist()
-        return dict(zip(terms, numbers, strict=True))
+COMPLEXITY = "complexity"  # the site of λ
 
 
 class Evidence(nn.Module):
     """Estimate 𝔏(λ) with ``particles`` draws; called with the arguments of model and guide, returns ``Terms``.
 
-    Model and guide may be any Pyro callables. Raises ValueError where their latent sites differ.
+    Model and guide may be any Pyro callables. Raises ValueError where their latent sites differ. Where λ is a site,
+    each particle has one of its own, and the estimate is the mean over them. ``vectorize_particles``: one run in a
+    plate at dim −2, so that plates of the data must be at dim −1. ``emphasis`` maps λ to the weight of its 𝔏(λ) in what
+    is ascended (not in what is reported): evidences of small and large λ differ by orders of magnitude.
     """
 
     baseline: torch.Tensor
@@ -90,10 +51,15 @@ class Evidence(nn.Module):
         guide: Callable[..., Any],
         particles: int = 1,
         enumerate_discrete: bool = False,
+        vectorize_particles: bool = False,
+        emphasis: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ):
         super().__init__()
+        if enumerate_discrete and vectorize_particles:
+            raise ValueError("vectorize_particles: expected no enumerate_discrete beside it, got both. Choose one.")
         self.model, self.guide = model, guide
         self.particles, self.enumerate_discrete = particles, enumerate_discrete
+        self.vectorize_particles, self.emphasis = vectorize_particles, emphasis
         self.register_buffer("baseline", torch.zeros(()))
         self.register_buffer("baseline_weight", torch.zeros(()))
 
@@ -103,13 +69,16 @@ class Evidence(nn.Module):
 
     def forward(self, *args: Any) -> Terms:
         """Return the mean of ``particles`` estimates."""
+        if self.vectorize_particles:
+            with pyro.plate("particles", self.particles, dim=-2):
+                return self._particle(self.guide, args)[0].mean()
         if self.enumerate_discrete:
             estimates = [self._enumerated(args) for _ in range(self.particles)]
         else:
             estimates = [self._particle(self.guide, args)[0] for _ in range(self.particles)]
         if self.particles == 1:
             return estimates[0]
-        return _average(estimates, estimates[0].log_likelihood.new_full((self.particles,), 1 / self.particles))
+        return average(estimates, estimates[0].log_likelihood.new_full((self.particles,), 1 / self.particles))
 
     def _particle(self, guide: Callable[..., Any], args: tuple, fixed: Collection[str] = ()) -> tuple[Terms, Any]:
         """Return one draw's estimate and the guide's sites; those in ``fixed`` have log q − log p as divergence."""
@@ -117,24 +86,38 @@ class Evidence(nn.Module):
         with Substitute({name: site["value"] for name, site in ours.items()}):
             theirs = sample_sites(self.model, args)
         check_sites(theirs, ours)
-        likelihoods = [log_prob_of(site) for name, site in theirs.items() if name not in ours and site["is_observed"]]
-        terms = Terms(sum(likelihoods[1:], likelihoods[0]) if likelihoods else torch.zeros(()))
+        total = self._total
+        likelihoods = [log_prob_of(site, total) for n, site in theirs.items() if n not in ours and site["is_observed"]]
+        terms = Terms(sum(likelihoods[1:], likelihoods[0]) if likelihoods else total(torch.zeros(())))
         exact = set()
         for name, site in ours.items():
             if site["is_observed"]:
                 continue
             if name not in theirs:  # an auxiliary draw of the guide
-                value = site["fn"].log_prob(site["value"]).sum()
+                value = total(site["fn"].log_prob(site["value"]))
             elif name in fixed:
-                value = log_ratio(site, theirs[name])
+                value = log_ratio(site, theirs[name], total)
             else:
-                value, is_exact = divergence(site, theirs[name])
+                value, is_exact = divergence(site, theirs[name], total)
                 exact |= {name} if is_exact else set()
-            terms.divergence[name], terms.penalty[name] = value, value * scale_of(name, site, theirs)
+            scale = scale_of(name, site, theirs)
+            batched = self.vectorize_particles and torch.is_tensor(scale) and scale.dim() > 0
+            terms.divergence[name], terms.penalty[name] = value, value * (scale.squeeze(-1) if batched else scale)
         discrete = [n for n in terms.divergence if n not in fixed and not ours[n]["fn"].has_rsample]
         if discrete:
             terms.score = self._score(terms, [ours[name] for name in discrete], exact & set(discrete))
+        if self.emphasis is not None:
+            if COMPLEXITY not in ours:
+                raise ValueError("emphasis: expected a guide that draws λ, got one without the site 'complexity'.")
+            weight = self.emphasis(ours[COMPLEXITY]["value"].squeeze(-1))
+            terms.score = weight * terms.surrogate - terms.evidence
         return terms, ours
+
+    def _total(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the sum of a site's values, () or, of vectorised particles, (particle,)."""
+        if not self.vectorize_particles:
+            return value.sum()
+        return value.expand(torch.broadcast_shapes(value.shape, (self.particles, 1))).sum(-1)
 
     def _score(self, terms: Terms, discrete: list[Any], exact: Collection[str]) -> torch.Tensor:
         """Return a term of value 0 whose gradient is (reward − baseline) ∇ log q; the baseline knows past draws only.
@@ -142,13 +125,13 @@ class Evidence(nn.Module):
         The reward is the part of the evidence that depends on the draw: all of it, but for the exact divergence of the
         one discrete site there is. (With several, the law of one may depend on the draw of another.)
         """
-        log_q = sum(site["fn"].log_prob(site["value"]).sum() for site in discrete)
+        log_q = sum(self._total(site["fn"].log_prob(site["value"])) for site in discrete)
         left_out = exact if len(discrete) == 1 else ()
         kept = [value for name, value in terms.penalty.items() if name not in left_out]
         reward = (terms.log_likelihood - sum(kept)).detach()
         centred = reward - self.baseline / self.baseline_weight.clamp_min(1e-6)
         if self.training:
-            self.baseline.mul_(0.9).add_(reward, alpha=0.1)
+            self.baseline.mul_(0.9).add_(reward.mean(), alpha=0.1)
             self.baseline_weight.mul_(0.9).add_(0.1)
         return (log_q - log_q.detach()) * centred
 
@@ -178,8 +161,8 @@ class Evidence(nn.Module):
             }
             terms, ours = self._particle(Substituted(self.guide, data), args, data.keys())
             estimates.append(terms)
-            weights.append(torch.stack([ours[name]["fn"].log_prob(ours[name]["value"]).sum() for name in data]).sum())
-        return _average(estimates, torch.stack(weights).exp())
+            weights.append(sum(self._total(ours[name]["fn"].log_prob(ours[name]["value"])) for name in data))
+        return average(estimates, torch.stack(weights).exp())
 
 
 def evaluate(
@@ -213,17 +196,3 @@ def _support(name: str, law: Any) -> tuple[torch.Tensor, int]:
         raise ValueError(f"enumerate_discrete: expected discrete sites with finite support, got {law} at {name!r}.")
     single = law.enumerate_support(expand=False)
     return single.reshape(len(single), *law.event_shape), law.batch_shape.numel()
-
-
-def _average(estimates: list[Terms], weights: torch.Tensor) -> Terms:
-    """Return Σ weight · estimate of all terms."""
-
-    def total(values: list[Any]) -> torch.Tensor:
-        return (torch.stack([torch.as_tensor(value, device=weights.device) for value in values]) * weights).sum()
-
-    return Terms(
-        total([terms.log_likelihood for terms in estimates]),
-        {name: total([terms.divergence[name] for terms in estimates]) for name in estimates[0].divergence},
-        {name: total([terms.penalty[name] for terms in estimates]) for name in estimates[0].penalty},
-        total([terms.score for terms in estimates]),
-    )

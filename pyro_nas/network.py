@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -15,7 +16,8 @@ class Network(nn.Module):
     """f(x; w, Γ) of a space: every primitive at every position, built once, with its own parameters.
 
     Called as ``network(*inputs, structure=structure)``, where ``structure`` maps each site of ``space.choices()`` to
-    γ of shape (edge, choice). A primitive whose weight is exactly 0 is not run.
+    γ of shape (edge, choice). A primitive whose weight is exactly 0 is not run, unless ``skip_zeros`` is off: under
+    ``torch.vmap``, which has no values to look at, it must be.
     """
 
     def __init__(self, space: Space):
@@ -44,7 +46,9 @@ class Network(nn.Module):
         }
         self._sites = list(dict.fromkeys(site for site, _ in self._rows.values()))
 
-    def forward(self, *inputs: torch.Tensor, structure: Structure | None = None) -> torch.Tensor:
+    def forward(
+        self, *inputs: torch.Tensor, structure: Structure | None = None, skip_zeros: bool = True
+    ) -> torch.Tensor:
         """Return f(x; w, Γ)."""
         structure = {} if structure is None else structure
         if len(inputs) != len(self.space.inputs):
@@ -52,31 +56,30 @@ class Network(nn.Module):
         missing = [site for site in self._sites if site not in structure]
         if missing:
             raise ValueError(f"structure: expected a value for the sites {missing}, got {list(structure)}.")
-        hard = {site: structure[site].detach().tolist() for site in self._sites}
+        hard = {site: structure[site].detach().tolist() for site in self._sites} if skip_zeros else {}
+        call = _Call(structure, skip_zeros, hard)
         values = dict(zip(self.space.inputs, map(_channels_last, inputs), strict=True))
         for vertex, parents in self._parents.items():
-            found = [self._edge((parent, vertex), values[parent], structure, hard) for parent in parents]
+            found = [self._edge((parent, vertex), values[parent], call) for parent in parents]
             incoming = [value for value in found if value is not None]
             if not incoming:  # an empty sum is zero, and its shape is that of a primitive's output
                 edge = (parents[0], vertex)
-                incoming = [_run(self._primitives[edge][0], (values[parents[0]],), structure) * 0]
-            values[vertex] = self._aggregate(vertex, parents, incoming, structure)
+                incoming = [call.run(self._primitives[edge][0], (values[parents[0]],)) * 0]
+            values[vertex] = self._aggregate(vertex, parents, incoming, call)
         return values[self._output]
 
-    def _edge(
-        self, edge: Edge, x: torch.Tensor, structure: Structure, hard: Mapping[str, list[list[float]]]
-    ) -> torch.Tensor | None:
+    def _edge(self, edge: Edge, x: torch.Tensor, call: _Call) -> torch.Tensor | None:
         """Return ⟨γ, g(x)⟩ of one edge, None for a zero that a sum may leave out."""
         modules = self._primitives[edge]
         if edge not in self._rows:
-            return _run(modules[0], (x,), structure)
+            return call.run(modules[0], (x,))
         site, row = self._rows[edge]
-        weights = hard[site][row]
+        weights = call.hard[site][row] if call.skip_zeros else [1.0] * len(modules)
         running = [k for k, weight in enumerate(weights) if weight != 0.0]
         if not running and self.space.aggregations.get(edge[1], "sum") == "sum":
             return None
         running = running or [0]  # all weights are zero, and the vertex needs the shape
-        outputs = [_run(modules[k], (x,), structure) for k in running]
+        outputs = [call.run(modules[k], (x,)) for k in running]
         if len({output.shape for output in outputs}) > 1:
             names = list(self.space.edges[edge])
             shapes = {names[k]: tuple(output.shape) for k, output in zip(running, outputs, strict=True)}
@@ -84,17 +87,15 @@ class Network(nn.Module):
                 f"edges[{edge}]: expected primitives with outputs of one shape, got {shapes}. "
                 "Give the primitives the same number of features and the same stride."
             )
-        gamma = structure[site][row]
+        gamma = call.structure[site][row]
         total = outputs[0] * gamma[running[0]]
         for k, output in zip(running[1:], outputs[1:], strict=True):
             total = total + output * gamma[k]
         return total
 
-    def _aggregate(
-        self, vertex: int, parents: list[int], incoming: list[torch.Tensor], structure: Structure
-    ) -> torch.Tensor:
+    def _aggregate(self, vertex: int, parents: list[int], incoming: list[torch.Tensor], call: _Call) -> torch.Tensor:
         if str(vertex) in self.aggregations:
-            return _run(self.aggregations[str(vertex)], tuple(incoming), structure)
+            return call.run(self.aggregations[str(vertex)], tuple(incoming))
         name = self.space.aggregations.get(vertex, "sum")
         shapes = [tuple(value.shape) for value in incoming]
         if name != "concatenation" and len(set(shapes)) > 1:
@@ -104,6 +105,21 @@ class Network(nn.Module):
             )
         assert isinstance(name, str)
         return AGGREGATIONS[name](incoming)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A structure, and its values where zeros are skipped."""
+
+    structure: Structure
+    skip_zeros: bool
+    hard: Mapping[str, list[list[float]]]
+
+    def run(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """Run a module; a nested network with the same structure."""
+        if isinstance(module, Network):
+            return module(*inputs, structure=self.structure, skip_zeros=self.skip_zeros)
+        return module(*inputs)
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:
@@ -116,10 +132,6 @@ def _build(where: str, factory: Factory) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise TypeError(f"{where}: expected a factory of torch.nn.Module, got one of {describe(module)}.")
     return module
-
-
-def _run(module: nn.Module, inputs: tuple[torch.Tensor, ...], structure: Structure) -> torch.Tensor:
-    return module(*inputs, structure=structure) if isinstance(module, Network) else module(*inputs)
 
 
 def _key(edge: Edge) -> str:

@@ -12,7 +12,7 @@ from pyro_nas.gaussian_tensor import GaussianTensor
 class Packing:
     """The layout of named tensors in one vector, in the order of the names.
 
-    ``pack`` maps {name: tensor} to a vector of shape (size,), ``unpack`` maps (size,) to views.
+    ``pack`` maps {name: tensor} to a vector of shape (size,), ``unpack`` maps (…, size) to views (…, *shape).
     """
 
     def __init__(self, shapes: Mapping[str, torch.Size]):
@@ -31,11 +31,12 @@ class Packing:
         return torch.cat([tensors[name].reshape(-1) for name in self.names])
 
     def unpack(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Cut a vector of shape (size,) into named views."""
-        if vector.shape != (self.size,):
-            raise ValueError(f"vector: expected shape ({self.size},), got {tuple(vector.shape)}.")
+        """Cut vectors of shape (…, size) into named views of shape (…, *shape)."""
+        if vector.shape[-1:] != (self.size,):
+            raise ValueError(f"vector: expected shape (…, {self.size}), got {tuple(vector.shape)}.")
         if isinstance(vector, GaussianTensor):
             means, variances = self.unpack(vector.mean_value), self.unpack(vector.variance)
             return {name: GaussianTensor.of(mean, variances[name]) for name, mean in means.items()}
-        pieces = vector.split(self.sizes)
-        return {name: piece.view(self.shapes[name]) for name, piece in zip(self.names, pieces, strict=True)}
+        lead = vector.shape[:-1]
+        pieces = zip(self.names, vector.split(self.sizes, -1), strict=True)
+        return {name: piece.view(lead + self.shapes[name]) for name, piece in pieces}

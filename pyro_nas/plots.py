@@ -171,3 +171,35 @@ def plot_history(history: Sequence[Mapping[str, Any]]) -> Figure:
         axis.set_xlabel("epoch")
     axes[0].set_ylabel("nats, all training data")
     return figure
+
+
+def plot_pruning(curves: Mapping[str, Mapping[float, Sequence[Mapping[str, float]]]]) -> Figure:
+    """Draw accuracy against the share of pruned weights, a panel per row, a line per λ: mean and sd over runs.
+
+    ``curves``: {row: {λ: [{"mean": …, "sd": …} at 0, 10, …, 90 %]}} (hypernetwork paper, figure 1).
+    """
+    columns = min(2, len(curves))
+    lines = -(-len(curves) // columns)
+    figure, axes = plt.subplots(
+        lines,
+        columns,
+        figsize=(5 * columns, 3.4 * lines),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        layout="constrained",
+    )
+    for axis, (name, by_complexity) in zip(axes.flat, curves.items(), strict=False):
+        for index, (complexity, points) in enumerate(by_complexity.items()):
+            levels = 100 * np.arange(len(points)) / len(points)
+            mean, sd = (np.array([point[part] for point in points]) for part in ("mean", "sd"))
+            axis.plot(levels, mean, "o-", ms=3, color=COLOURS[index], label=f"λ = {complexity:g}")
+            axis.fill_between(levels, mean - sd, mean + sd, color=COLOURS[index], alpha=0.2, lw=0)
+        axis.set_title(name, fontsize=10)
+        axis.set_ylim(0, 1)
+        axis.legend(frameon=False, fontsize=8, loc="lower left")
+    for axis in axes.flat[len(curves) :]:
+        axis.axis("off")
+    figure.supxlabel("weights pruned, %")
+    figure.supylabel("test accuracy")
+    return figure

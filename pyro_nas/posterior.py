@@ -153,6 +153,14 @@ def draw(guide: Callable[..., Any], *args: Any, num_samples: int = 100) -> dict[
     return {name: torch.stack([drawn[name]["value"] for drawn in sites]) for name in names}
 
 
+def mean_draw(guide: Callable[..., Any], *args: Any) -> dict[str, torch.Tensor]:
+    """Return one draw, {site: (1, …)}, at the means of all latent sites, auxiliary ones left out."""
+    with torch.no_grad(), torch.random.fork_rng():
+        sites = sample_sites(guide, args)
+    kept = {n: s for n, s in sites.items() if not s["infer"].get("is_auxiliary") and not s["is_observed"]}
+    return {name: site["fn"].mean.detach()[None] for name, site in kept.items()}
+
+
 def predict(model: Any, draws: Mapping[str, torch.Tensor], x: Inputs, batch_size: int = 1024) -> torch.Tensor:
     """Return the posterior predictive mean E_q E[y | x, w, Γ], (data, features): class probabilities for classes.
 

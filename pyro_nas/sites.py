@@ -10,6 +10,8 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch.distributions import kl_divergence
 
+Total = Callable[[torch.Tensor], torch.Tensor]  # a sum over all but the particles, () or (L,)
+
 
 def is_structure(site: str) -> bool:
     """Whether a latent site is a structure: the convention is a name that starts with "structure"."""
@@ -46,20 +48,20 @@ def sample_sites(function: Callable[..., Any], args: tuple) -> dict[str, Any]:
     return {n: site for n, site in nodes.items() if site["type"] == "sample" and not site_is_subsample(site)}
 
 
-def divergence(ours: Any, site: Any) -> tuple[torch.Tensor, bool]:
+def divergence(ours: Any, site: Any, total: Total) -> tuple[torch.Tensor, bool]:
     """Return KL(q ‖ p) of a site and whether it is exact given the draws of other sites."""
     q, p = ours["fn"], site["fn"]
     if q is p:
-        return torch.zeros(()), True
+        return total(torch.zeros(())), True
     try:
-        return kl_divergence(q, p).sum(), True
+        return total(kl_divergence(q, p)), True
     except NotImplementedError:
-        return log_ratio(ours, site), False
+        return log_ratio(ours, site, total), False
 
 
-def log_ratio(ours: Any, site: Any) -> torch.Tensor:
+def log_ratio(ours: Any, site: Any, total: Total) -> torch.Tensor:
     """Return log q − log p of a site at its draw."""
-    return ours["fn"].log_prob(ours["value"]).sum() - site["fn"].log_prob(site["value"]).sum()
+    return total(ours["fn"].log_prob(ours["value"])) - total(site["fn"].log_prob(site["value"]))
 
 
 def scale_of(name: str, ours: Any, theirs: dict[str, Any]) -> Any:
@@ -74,12 +76,13 @@ def scale_of(name: str, ours: Any, theirs: dict[str, Any]) -> Any:
     return scales[0] if scales and all(scale == scales[0] for scale in scales) else ours["scale"]
 
 
-def log_prob_of(site: Any) -> torch.Tensor:
+def log_prob_of(site: Any, total: Total) -> torch.Tensor:
     """Return the scaled and masked log-probability of an observed site."""
     log_prob = site["fn"].log_prob(site["value"])
     if site["mask"] is not None:
         log_prob = torch.where(torch.as_tensor(site["mask"]), log_prob, torch.zeros_like(log_prob))
-    return (log_prob * site["scale"]).sum() if torch.is_tensor(site["scale"]) else log_prob.sum() * site["scale"]
+    scale = site["scale"]
+    return total(log_prob * scale) if torch.is_tensor(scale) else total(log_prob) * scale
 
 
 def check_sites(theirs: dict[str, Any], ours: dict[str, Any]) -> None:

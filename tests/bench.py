@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from pyro_nas import Evidence, Space
 from pyro_nas.inference import adam
+from pyro_nas.inference.options import Options
 from pyro_nas.inference.stepper import Stepper
 from pyro_nas.models import Model, guides, priors
 from pyro_nas.primitives import dense
@@ -48,7 +49,9 @@ def ours(sizes, local):
     model = Model(space(sizes), num_data=NUM_DATA, weights=priors.normal(PRIOR))
     guide = guides.MeanField(model)
     named = {f"guide.{name}": value for name, value in guide.named_parameters()}
-    stepper = Stepper(Evidence(model, guide), named, NUM_DATA, 1, adam(LR), None, local, None)
+    stepper = Stepper(
+        Evidence(model, guide), named, NUM_DATA, 1, adam(LR), None, Options(local_reparameterization=local)
+    )
     return lambda x, y: stepper(0, x, y).summary(), poutine.trace(guide)
 
 

@@ -1,0 +1,211 @@
+"""Hypernetworks: guides q(w, Γ | λ), whose parameters are functions of the complexity λ.
+
+A hypernetwork takes any guide of ``guides`` for a model in which λ has a prior, and puts a function θ(λ) in the place
+of each of its parameters θ: locations, scales, structure. ``poutine.condition(hypernet, {"complexity": λ})`` is
+the posterior at one λ, ``fixed`` a plain guide there, to be tuned further.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from pyro import poutine
+from torch import nn
+from torch.func import functional_call
+
+from pyro_nas import checks
+from pyro_nas.models.guides import Draws, Guide, is_real, key_of
+from pyro_nas.models.model import Model
+from pyro_nas.sites import sample_sites
+
+
+class Hypernetwork(nn.Module):
+    """Abstract: draws λ, then what its guide draws with the parameters θ(λ); called with the model's arguments.
+
+    Raises ValueError for a model without a prior of λ, or with batch normalisation: all λ would share its running mean.
+    """
+
+    model: Model
+    guide: Guide
+
+    def __init__(self, guide: Guide):
+        super().__init__()
+        if not isinstance(guide, Guide):
+            raise TypeError(f"guide: expected one of models.guides, got {checks.describe(guide)}.")
+        if isinstance(guide.model.complexity, float):
+            raise ValueError(
+                f"guide: expected one of a model in which λ has a prior, got complexity={guide.model.complexity}. "
+                "Pass Model(complexity=priors.log_uniform(0.1, 100.0))."
+            )
+        if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in guide.model.network.modules()):
+            raise ValueError(
+                "guide: expected a network without batch normalisation, whose running mean all λ would share, got one "
+                "with it. Use torch.nn.GroupNorm in your primitives."
+            )
+        self.__dict__.update(model=guide.model, guide=guide)  # not submodules: only what follows is learned
+        self._names = {key_of(name): name for name, _ in guide.named_parameters()}
+
+    def at(self, complexity: torch.Tensor) -> Draws:
+        """Return θ(λ) by the guide's names, (…, *shape), for λ of shape (…)."""
+        raise NotImplementedError  # abstract
+
+    def forward(self, x=None, y=None) -> Draws:
+        """Draw λ, then Γ and w given λ."""
+        complexity = torch.as_tensor(self.model.draw_complexity())
+        return functional_call(self.guide, self.at(complexity), (x, y, complexity))
+
+    def fixed(self, complexity: float, model: Model) -> Guide:
+        """Return the plain guide with the parameters θ(λ) at one λ, for ``model``, one with that λ as a number."""
+        checks.number("complexity", complexity, low=0, open_low=True)
+        shared = {id(self.model): model, id(self.guide.latents): self.guide.latents}
+        guide: Guide = copy.deepcopy(self.guide, shared)
+        with torch.no_grad():
+            for name, value in self.at(torch.tensor(complexity)).items():
+                guide.get_parameter(name).copy_(value)
+        return guide
+
+    def _initial(self) -> dict[str, torch.Tensor]:
+        return {key: self.guide.get_parameter(name).detach() for key, name in self._names.items()}
+
+    def _values(self, values: dict[str, torch.Tensor]) -> Draws:
+        return {self._names[key]: value for key, value in values.items()}
+
+
+class Linear(Hypernetwork):
+    """θ(λ) = b₃ + b₂ λ / unit (hypernetwork paper, eq. 7; unit 100)."""
+
+    def __init__(self, guide: Guide, unit: float = 100.0):
+        super().__init__(guide)
+        self.unit = checks.number("unit", unit, low=0, open_low=True)
+        self.coefficients = nn.ParameterDict(
+            {key: nn.Parameter(torch.stack([value, torch.zeros_like(value)])) for key, value in self._initial().items()}
+        )
+
+    def at(self, complexity: torch.Tensor) -> Draws:
+        """Return b₃ + b₂ λ / unit."""
+        basis = torch.stack([torch.ones_like(complexity), complexity / self.unit], -1)
+        return self._values({key: combine(basis, value) for key, value in self.coefficients.items()})
+
+
+class LowRank(Hypernetwork):
+    """θ(λ) = B₁ + (h U₁ + c₁)ᵀ (h U₂ + c₂) for each matrix, B₁ + h U + c for each vector, h = ReLU(a λ / unit + b).
+
+    Every tensor of weights has its own h, of ``hidden`` units (hypernetwork paper, eq. 6; 50 units, unit 100).
+    """
+
+    def __init__(self, guide: Guide, hidden: int = 50, unit: float = 100.0):
+        super().__init__(guide)
+        checks.integer("hidden", hidden, low=1)
+        self.unit = checks.number("unit", unit, low=0, open_low=True)
+        shapes = list(self.model.packing.shapes.values())
+        self.base = nn.ParameterDict({key: nn.Parameter(value.clone()) for key, value in self._initial().items()})
+        self._shapes = {
+            key: shapes if self._names[key].endswith(".weights") and value.shape == (self.model.packing.size,)
+            else [value.shape] for key, value in self.base.items()
+        }  # fmt: skip
+        self.factors = nn.ModuleDict(
+            {key: nn.ModuleList(_Factors(shape, hidden) for shape in parts) for key, parts in self._shapes.items()}
+        )
+
+    def at(self, complexity: torch.Tensor) -> Draws:
+        """Return B₁ + the low-rank part."""
+        scaled = (complexity / self.unit).unsqueeze(-1)
+        values = {}
+        for key, base in self.base.items():
+            pieces = [factors(scaled) for factors in self.factors[key]]
+            values[key] = base + torch.cat(pieces, -1).view(*complexity.shape, *base.shape)
+        return self._values(values)
+
+
+class _Factors(nn.Module):
+    """The part of eq. (6) that depends on λ, for one tensor: (…, 1) → (…, size)."""
+
+    def __init__(self, shape: torch.Size, hidden: int):
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(1, hidden), nn.ReLU())
+        sizes = (shape[0], shape[1:].numel()) if len(shape) > 1 else (shape.numel(),)
+        self.maps = nn.ModuleList(nn.Linear(hidden, size) for size in sizes)
+
+    def forward(self, scaled: torch.Tensor) -> torch.Tensor:
+        h = self.hidden(scaled)
+        factors = [factor(h) for factor in self.maps]
+        return factors[0] if len(factors) == 1 else (factors[0].unsqueeze(-1) * factors[1].unsqueeze(-2)).flatten(-2)
+
+
+class Spline(Hypernetwork):
+    """θ(λ) piecewise linear in log λ, and variances that shrink as the linear-Gaussian optimum does.
+
+    Locations and structure are linear between ``knots`` values of λ, spaced evenly in log λ over its prior's range.
+    A standard deviation σ is that of σ² = λ / (g(λ) + λ/τ²), log g linear between ``scale_knots``, τ² the prior's
+    variance: v_j(λ) = λ / (G_jj + λ/τ_j²) is the optimum of a linear-Gaussian model, where g does not depend on λ.
+    A knot's parameters serve its neighbourhood alone, so that small λ and large λ do not compete for them.
+    """
+
+    def __init__(self, guide: Guide, knots: int = 7, scale_knots: int | None = None):
+        super().__init__(guide)
+        scale_knots = knots if scale_knots is None else scale_knots
+        checks.integer("knots", knots, low=2)
+        checks.integer("scale_knots", scale_knots, low=2)
+        low, high = _range(self.model)
+        self.log_low, self.log_high = math.log(low), math.log(high)
+        middle = 0.5 * (self.log_low + self.log_high)
+        self.coefficients = nn.ParameterDict()
+        for key, value in self._initial().items():
+            count = knots
+            if key in (shrinking := self._precisions(guide)):
+                count = scale_knots
+                precision = shrinking[key]
+                self.register_buffer(f"precision_{key}", precision, persistent=False)
+                # σ² = λ / (g + λ/τ²) at the middle of the range
+                value = (math.exp(middle) * ((-2 * value).exp() - precision).clamp_min(1e-6 * precision)).log()
+            self.coefficients[key] = nn.Parameter(value.expand(count, *value.shape).clone())
+
+    def at(self, complexity: torch.Tensor) -> Draws:
+        """Return θ(λ); outside the range of the prior the nearest end's, but for λ in the variances."""
+        log_complexity = complexity.log()
+        place = ((log_complexity - self.log_low) / (self.log_high - self.log_low)).clamp(0, 1)
+        values = {}
+        for key, coefficients in self.coefficients.items():
+            count = len(coefficients)
+            knots = torch.arange(count, device=place.device)
+            basis = (1 - (place.unsqueeze(-1) * (count - 1) - knots).abs()).clamp_min(0)  # (…, knots)
+            value = combine(basis, coefficients)
+            if f"precision_{key}" in self._buffers:
+                prior = self.get_buffer(f"precision_{key}").log()
+                own = log_complexity.reshape(complexity.shape + (1,) * (coefficients.dim() - 1))
+                value = 0.5 * (own - torch.logaddexp(value, own + prior))
+            values[key] = value
+        return self._values(values)
+
+    def _precisions(self, guide: Guide) -> dict[str, torch.Tensor]:
+        """Return the prior's precision 1/τ² for each log-scale of a guide's real sites."""
+        with torch.no_grad(), torch.random.fork_rng(), poutine.block():
+            sites = sample_sites(self.model.weights, ()) if self.model.packing.size else {}
+        found = {}
+        for site, latent in guide.latents.items():
+            key = f"log_scale/{key_of(site)}"
+            law = sites[site]["fn"]
+            if key in self._names and is_real(latent) and bool(torch.isfinite(law.variance).all()):
+                found[key] = (1 / law.variance).expand(latent.initial.shape).clone()
+        return found
+
+
+def _range(model: Model) -> tuple[float, float]:
+    """Return the ends of λ's prior: its quantiles 0 and 1 where it knows them, else those of 10 000 draws."""
+    law = model.complexity
+    assert not isinstance(law, float)
+    try:
+        ends = law.icdf(torch.tensor([0.0, 1.0]))
+    except NotImplementedError:
+        ends = torch.tensor([0.0, float("inf")])
+    if not bool(((ends > 0) & ends.isfinite()).all()):
+        with torch.random.fork_rng():
+            ends = torch.stack(law.sample((10_000,)).aminmax())
+    return float(ends[0]), float(ends[1])
+
+
+def combine(basis: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
+    """Return Σ_k basis_k · coefficients_k: (…, K) and (K, *shape) → (…, *shape)."""
+    return (basis @ coefficients.flatten(1)).view(*basis.shape[:-1], *coefficients.shape[1:])

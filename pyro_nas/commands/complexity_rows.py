@@ -1,0 +1,221 @@
+"""Rows of the complexity study: ways to the posterior at every λ, each trained on one set with one seed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pyro_nas.data import Labelled
+from pyro_nas.evidence import evaluate
+from pyro_nas.inference import adam, clipped, one_cycle, svi
+from pyro_nas.models import Model, guides, hypernets, priors
+from pyro_nas.posterior import mean_draw
+from pyro_nas.primitives import dense, flatten
+from pyro_nas.pruning import moments, parametric_complexity, pruning_curve, relative_density, stability
+from pyro_nas.space import Space
+
+COMPLEXITIES = (0.1, 1.0, 10.0, 100.0)
+LOW, HIGH = 0.1, 100.0
+PRIOR_SCALE, INITIAL_SCALE = 0.1, math.exp(-3)
+Pairs = dict[float, tuple[Model, guides.Guide]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rows of a run share."""
+
+    train: Labelled
+    test: Labelled
+    classes: int
+    hidden: int
+    epochs: int
+    hypernet_epochs: int
+    draws: int
+    seed: int
+    device: torch.device
+    options: dict[str, Any]
+
+    def model(self, complexity: Any) -> Model:
+        """Return the model of the study: inputs, ReLU units, classes; N(0, 0.1²) weights and biases."""
+        inputs = self.train[0][0].numel()
+        edges = {
+            (0, 1): {"flatten": flatten()},
+            (1, 2): {"hidden": dense(inputs, self.hidden, "relu")},
+            (2, 3): {"readout": dense(self.hidden, self.classes)},
+        }
+        model = Model(
+            Space(edges), num_data=len(self.train[1]), weights=priors.normal(PRIOR_SCALE), complexity=complexity
+        )
+        return model.to(self.device)
+
+
+@dataclass
+class Row:
+    """A trained row: a plain pair at each λ, the parameter updates it took, its hypernetwork where it has one."""
+
+    pairs: Pairs
+    updates: int
+    seconds: float
+    hypernet: hypernets.Hypernetwork | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def direct(setting: Setting, epochs: int, complexities: Sequence[float] = COMPLEXITIES) -> Row:
+    """Train a mean-field guide at each λ by itself; updates are summed over λ."""
+    row = Row({}, 0, 0.0)
+    for complexity in complexities:
+        torch.manual_seed(setting.seed)
+        model = setting.model(complexity)
+        guide = guides.MeanField(model, INITIAL_SCALE).to(setting.device)
+        row.pairs[complexity] = (model, guide)
+        _fit(setting, row, model, guide, epochs)
+    return row
+
+
+def hypernet(
+    setting: Setting,
+    make: Callable[[guides.Guide], hypernets.Hypernetwork],
+    epochs: int,
+    complexities: Sequence[float] = COMPLEXITIES,
+    **options: Any,
+) -> Row:
+    """Train a hypernetwork once, with λ log-uniform on [0.1, 100]."""
+    torch.manual_seed(setting.seed)
+    model = setting.model(priors.log_uniform(LOW, HIGH))
+    found = make(guides.MeanField(model, INITIAL_SCALE)).to(setting.device)
+    row = Row({}, 0, 0.0, found)
+    _fit(setting, row, model, found, epochs, **options)
+    for complexity in complexities:
+        fixed = setting.model(complexity)
+        row.pairs[complexity] = (fixed, found.fixed(complexity, fixed))
+    return row
+
+
+def tuned(setting: Setting, trained: Row) -> Row:
+    """Train the plain guides of a hypernetwork for one epoch each; updates count one of them, as the paper does."""
+    row = Row({}, 0, trained.seconds)
+    for complexity in trained.pairs:
+        model = setting.model(complexity)
+        assert trained.hypernet is not None
+        guide = trained.hypernet.fixed(complexity, model)
+        row.pairs[complexity] = (model, guide)
+        _fit(setting, row, model, guide, 1)
+    row.updates = trained.updates + row.updates // len(trained.pairs)
+    return row
+
+
+def _fit(setting: Setting, row: Row, model: Model, guide: Any, epochs: int, **options: Any) -> None:
+    start = time.perf_counter()
+    history = svi.fit(model, guide, setting.train, epochs=epochs, seed=setting.seed, **{**setting.options, **options})
+    row.seconds += time.perf_counter() - start
+    row.updates += history[-1]["updates"]
+
+
+def measure(setting: Setting, row: Row) -> dict[str, Any]:
+    """Return, for each λ, the terms of 𝔏 on the training data, and test accuracies at posterior means, pruned too."""
+    result: dict[str, Any] = {"updates": row.updates, "seconds": round(row.seconds, 2), "complexities": {}}
+    x, y = (part.to(setting.device) for part in setting.test)
+    for complexity, (model, guide) in row.pairs.items():
+        torch.manual_seed(setting.seed)
+        terms = evaluate(model, guide, _batches(setting), setting.draws)
+        mean, sd = moments(guide, model.packing)
+        curve = pruning_curve(model, mean_draw(guide), relative_density(mean, sd), x, y)
+        result["complexities"][str(complexity)] = {
+            **terms,
+            "parametric_complexity": parametric_complexity(mean, sd),
+            "pruning": curve,
+            "accuracy": curve[0],
+            "mean_accuracy": sum(curve) / len(curve),
+            "stability": stability(curve),
+        }
+    return result
+
+
+def _batches(setting: Setting, size: int = 10_000) -> list[Labelled]:
+    x, y = (part.to(setting.device) for part in setting.train)
+    return list(zip(x.split(size), y.split(size), strict=True))
+
+
+def race(setting: Setting, trained: Row, complexities: Sequence[float], epochs: int) -> dict[str, Any]:
+    """Train each λ directly until its evidence is that of the hypernetwork there, or ``epochs`` are over.
+
+    After every epoch the evidence is measured on all training data; that time is left out.
+    """
+    assert trained.hypernet is not None
+    result: dict[str, Any] = {"hypernet_seconds": round(trained.seconds, 2), "direct": {}}
+    for complexity in complexities:
+        torch.manual_seed(setting.seed)
+        model = setting.model(complexity)
+        guide, spent, reached = guides.MeanField(model, INITIAL_SCALE).to(setting.device), 0.0, False
+        target = _evidence(setting, model, trained.hypernet.fixed(complexity, model))
+
+        def stop(record: Any, model: Model = model, guide: Any = guide, target: float = target) -> bool:
+            nonlocal spent, reached
+            start = time.perf_counter()
+            reached = _evidence(setting, model, guide) >= target
+            spent += time.perf_counter() - start
+            return reached
+
+        start = time.perf_counter()
+        options = {**setting.options, "callbacks": [stop]}
+        history = svi.fit(model, guide, setting.train, epochs=epochs, seed=setting.seed, **options)
+        seconds = time.perf_counter() - start - spent
+        result["direct"][str(complexity)] = {
+            "seconds": round(seconds, 2), "epochs": len(history), "reached": reached, "target": target
+        }  # fmt: skip
+    total = sum(entry["seconds"] for entry in result["direct"].values())
+    return {**result, "direct_seconds": round(total, 2), "ratio": round(trained.seconds / total, 3)}
+
+
+def _evidence(setting: Setting, model: Model, guide: Any) -> float:
+    torch.manual_seed(setting.seed)
+    value = evaluate(model, guide, _batches(setting), 2)["evidence"]
+    model.train()
+    return value
+
+
+def spline(guide: guides.Guide) -> hypernets.Hypernetwork:
+    """Return the hypernetwork of the protocol "best"."""
+    return hypernets.Spline(guide, knots=5, scale_knots=3)
+
+
+def emphasis(complexity: torch.Tensor) -> torch.Tensor:
+    """Return the weight of 𝔏(λ) of the protocol "best": evidences of large λ are larger by orders of magnitude."""
+    return (1 + complexity / 3).rsqrt()
+
+
+PAPER = {"batch_size": 64, "optimizer": clipped(adam(5e-4), 1.0)}
+BEST = {
+    "batch_size": 256,
+    "optimizer": adam(3e-3),
+    "scheduler": one_cycle(3e-3),
+    "local_reparameterization": True,
+}
+
+
+def train(name: str, setting: Setting, done: dict[str, Row]) -> Row:
+    """Train the row of this name; those that go on from another find it in ``done``."""
+    epochs = setting.hypernet_epochs
+    if name == "direct":
+        return direct(setting, setting.epochs)
+    if name == "direct, 1 epoch":
+        return direct(setting, 1)
+    if name == "low rank":
+        return hypernet(setting, hypernets.LowRank, epochs)
+    if name == "linear":
+        return hypernet(setting, hypernets.Linear, epochs, particles=5, vectorize_particles=True)
+    if name == "spline":
+        options = {"particles": 4, "vectorize_particles": True, "stratified": True, "emphasis": emphasis}
+        return hypernet(setting, spline, epochs, **options)
+    return tuned(setting, done[name.partition(" + ")[0]])
+
+
+ROWS = {
+    "paper": ("direct", "direct, 1 epoch", "low rank", "low rank + 1 epoch", "linear", "linear + 1 epoch"),
+    "best": ("direct", "spline"),
+}
