@@ -17,9 +17,10 @@ from torch import nn
 from pyro_nas import Network, Space, derive, probable_structures, to_arviz
 from pyro_nas.__main__ import main
 from pyro_nas.data import load
-from pyro_nas.inference import adam, bilevel, delayed, one_cycle, schedules, svi
-from pyro_nas.models import Model, guides, likelihoods, priors, structures, zoo
+from pyro_nas.inference import adam, bilevel, clipped, delayed, one_cycle, schedules, svi
+from pyro_nas.models import Model, guides, hypernets, likelihoods, priors, structures, zoo
 from pyro_nas.primitives import convolution, dense, skip
+from pyro_nas.pruning import masks, moments
 
 X, Y = torch.arange(36.0).view(12, 3) / 36, torch.tensor([0, 1] * 6)
 NAN = X.clone()
@@ -173,6 +174,28 @@ BAD = {
     "too many to enumerate": (
         lambda: fit(space=Space({(i, i + 1): {"a": skip(), "b": skip(), "c": skip()} for i in range(9)}), x=X,
                     enumerate_discrete=True, procedure=_categorical), "enumerate_discrete", "19683"),
+    # complexity
+    "strata without particles": (lambda: fit(stratified=True), "stratified", "particles=1"),
+    "emphasis": (lambda: fit(emphasis=2.0), "emphasis", "2.0"),
+    "emphasis without λ": (lambda: fit(emphasis=torch.sqrt), "emphasis", "site 'complexity'"),
+    "enumeration in a plate": (
+        lambda: fit(enumerate_discrete=True, particles=2, vectorize_particles=True), "vectorize_particles", "both"),
+    "strata without quantiles": (
+        lambda: fit_all(complexity=dist.Gamma(1.0, 1.0)), "stratified", "icdf"),
+    "hypernetwork without λ": (lambda: hypernets.Linear(guides.MeanField(model())), "guide", "complexity=1.0"),
+    "hypernetwork of no guide": (lambda: hypernets.Spline(model()), "guide", "Model"),
+    "hypernetwork with batch normalisation": (
+        lambda: hypernets.Spline(guides.MeanField(model(zoo.cells(1, 2), complexity=dist.Gamma(1.0, 1.0)))),
+        "guide", "batch normalisation"),
+    "hypernetwork unit": (lambda: hypernets.Linear(over_all(), unit=0.0), "unit", "0.0"),
+    "hypernetwork hidden": (lambda: hypernets.LowRank(over_all(), hidden=0), "hidden", "0"),
+    "hypernetwork knots": (lambda: hypernets.Spline(over_all(), knots=1), "knots", "1"),
+    "fixed λ": (lambda: hypernets.Linear(over_all()).fixed(-1.0, model()), "complexity", "-1.0"),
+    "clip value": (lambda: clipped(adam(), 0.0), "value", "0.0"),
+    "pruned fraction": (lambda: masks({"a": X}, 1.5), "fraction", "1.5"),
+    "pruning scope": (lambda: masks({"a": X}, 0.5, "layers"), "scope", "Did you mean 'layer'"),
+    "moments of other sites": (
+        lambda: moments(guides.MeanField(model(weights=priors.each(unit_normal))), model().packing), "guide", "packed"),
     # reading
     "draws of no chain": (lambda: to_arviz([], Space(TWO)), "draws", "empty"),
     "draws without site": (lambda: to_arviz({"weights": X}, Space(TWO)), "draws", "structure"),
@@ -182,6 +205,20 @@ BAD = {
     "root": (lambda: load("mnist"), "root", "None"),
     "validation fraction": (lambda: load("digits", valid_fraction=1.5), "valid_fraction", "1.5"),
 }  # fmt: skip
+
+
+def over_all(complexity=None):
+    return guides.MeanField(model(complexity=complexity or priors.log_uniform(0.1, 100.0)))
+
+
+def fit_all(complexity):
+    guide = over_all(complexity)
+    hypernet = hypernets.Linear(guide)
+    return svi.fit(guide.model, hypernet, (X, Y), particles=2, vectorize_particles=True, stratified=True)
+
+
+def unit_normal(name, shape):
+    return dist.Normal(0.0, 1.0).expand(shape).to_event(len(shape))
 
 
 def _categorical(one, guide, *data, **options):
@@ -230,15 +267,28 @@ COMMANDS = {
     "--data mnist": "root",
     "--prior_gain -1": "prior_gain",
 }
+STUDIES = {
+    "--data digitz": "digits",
+    "--protocol bes": "best",
+    "--runs 0": "runs",
+    "--epochs -1": "epochs",
+    "--hypernet_epochs 0": "hypernet_epochs",
+    "--hidden 0": "hidden",
+    "--draws 1": "draws",
+    "--protocol paper --speed true": "speed",
+    "--data mnist": "root",
+}
+CALLS = [("search", flags, word) for flags, word in COMMANDS.items()]
+CALLS += [("complexity", flags, word) for flags, word in STUDIES.items()]
 
 
-@pytest.mark.parametrize("flags", COMMANDS)
-def test_bad_command(flags, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("command", "flags", "word"), CALLS)
+def test_bad_command(command, flags, word, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    if main(["search", *flags.split()]) != 2:
+    if main([command, *flags.split()]) != 2:
         pytest.fail("expected exit status 2")
     message = capsys.readouterr().err
-    if COMMANDS[flags] not in message or "Traceback" in message:
+    if word not in message or "Traceback" in message:
         pytest.fail(message)
     if any(tmp_path.iterdir()):
         pytest.fail("something was written")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pyro_nas import checks, plots
 from pyro_nas.commands.complexity_report import GRID, largest_gap, reaction, summarise, tables
@@ -19,7 +19,7 @@ LARGE = 10_000  # data from which on the paper's sizes are meant
 def complexity(
     data: str = "digits",
     root: str | None = None,
-    protocol: Literal["paper", "best"] = "best",
+    protocol: str = "best",
     runs: int | None = None,
     epochs: int | None = None,
     hypernet_epochs: int | None = None,

@@ -1,0 +1,291 @@
+"""Hypernetworks over λ: their formulas, their estimators, and the closed form of a linear-Gaussian model for all λ."""
+
+from contextlib import nullcontext
+from functools import partial
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from torch import nn
+
+from pyro_nas import Evidence, Space
+from pyro_nas.evidence import evaluate
+from pyro_nas.inference import adam, clipped, one_cycle, svi
+from pyro_nas.local_reparameterization import LocalReparameterization
+from pyro_nas.models import Model, guides, hypernets, likelihoods, priors, structures
+from pyro_nas.primitives import dense
+from pyro_nas.stratification import Stratified
+
+N, D, NOISE, PRIOR, LOW, HIGH = 60, 4, 0.7, 0.8, 0.1, 100.0
+FORMS = {
+    "linear": hypernets.Linear,
+    "low rank": partial(hypernets.LowRank, hidden=5),
+    "spline": partial(hypernets.Spline, knots=4),
+}
+
+
+def data(seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(N, D, generator=generator) @ torch.randn(D, D, generator=generator)
+    return x, x @ torch.randn(D, 1, generator=generator) + NOISE * torch.randn(N, 1, generator=generator)
+
+
+def linear_gaussian(complexity=None):
+    return Model(
+        Space({(0, 1): {"linear": partial(nn.Linear, D, 1, bias=False)}}),
+        num_data=N,
+        weights=priors.normal(PRIOR),
+        likelihood=likelihoods.gaussian(NOISE, learn=False),
+        complexity=priors.log_uniform(LOW, HIGH) if complexity is None else complexity,
+    )
+
+
+def exact(x, y, m, v, complexity):
+    """𝔏(λ) of N(m, diag v), each of shape (…, D), for λ of shape (…)."""
+    gram = x.T @ x / NOISE**2
+    residual = (y - x @ m.unsqueeze(-1)).square().sum((-2, -1)) / NOISE**2 + (gram.diagonal() * v).sum(-1)
+    fit = -0.5 * residual - N * (torch.tensor(NOISE).log() + 0.5 * torch.tensor(2 * torch.pi).log())
+    return fit - complexity * 0.5 * ((v + m**2) / PRIOR**2 - 1 - (v / PRIOR**2).log()).sum(-1)
+
+
+def optimum(x, y, complexity):
+    gram = x.T @ x / NOISE**2
+    system = gram + complexity[:, None, None] / PRIOR**2 * torch.eye(D)
+    m = torch.linalg.solve(system, (x.T @ y / NOISE**2).expand(len(complexity), D, 1))[..., 0]
+    return exact(x, y, m, complexity[:, None] / (gram.diagonal() + complexity[:, None] / PRIOR**2), complexity)
+
+
+def at(hypernet, complexity):
+    values = hypernet.at(complexity)
+    return values["loc.weights"], (2 * values["log_scale.weights"]).exp()
+
+
+GRID = torch.logspace(-1, 2, 13)
+
+
+def trained(make, seed, frozen=False):
+    x, y = data(seed)
+    torch.manual_seed(seed)
+    hypernet = make(guides.MeanField(linear_gaussian()))
+    if frozen:
+        shown, hypernet.at = hypernet.at, lambda complexity: shown(torch.full_like(complexity, 3.0))
+    svi.fit(
+        hypernet.model, hypernet, (x, y), epochs=1500, batch_size=N, optimizer=adam(0.05, betas=(0.9, 0.99)),
+        scheduler=one_cycle(0.05, pct_start=0.1), particles=8, vectorize_particles=True, stratified=True,
+        local_reparameterization=True, emphasis=lambda complexity: 1 / (1 + complexity), seed=seed,
+    )  # fmt: skip
+    return x, y, hypernet
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+def test_the_spline_meets_the_closed_form_for_every_complexity(seed):
+    x, y, hypernet = trained(partial(hypernets.Spline, knots=7), seed)
+    with torch.no_grad():
+        shortfall = optimum(x, y, GRID) - exact(x, y, *at(hypernet, GRID), GRID)
+    assert (shortfall > -1e-2).all()
+    assert (shortfall / GRID)[GRID >= 1].max() <= 0.25
+    assert shortfall.mean() <= 1.5
+
+
+def test_without_its_input_it_misses_the_closed_form():
+    x, y, hypernet = trained(partial(hypernets.Spline, knots=7), 11, frozen=True)
+    with torch.no_grad():
+        shortfall = optimum(x, y, GRID) - exact(x, y, *at(hypernet, GRID), GRID)
+    assert (shortfall / GRID)[GRID >= 1].max() > 0.25
+    assert shortfall.mean() > 1.5
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+def test_the_linear_one_reaches_its_own_optimum(seed):
+    """Its objective is exact and smooth: the optimum by L-BFGS on a fine grid of λ, started from zero."""
+    x, y = data(seed)
+    fine = torch.logspace(-1, 2, 400)
+    best = torch.zeros(4, D, requires_grad=True)
+
+    def objective():
+        basis = torch.stack([torch.ones_like(fine), fine / 100], -1)
+        m, log_scale = basis @ best[:2], basis @ best[2:]
+        return -(exact(x, y, m, (2 * log_scale).exp(), fine) / (1 + fine)).mean()
+
+    solver = torch.optim.LBFGS([best], max_iter=2000, line_search_fn="strong_wolfe", tolerance_grad=1e-7)
+
+    def closure():
+        solver.zero_grad()
+        value = objective()
+        value.backward()
+        return value
+
+    solver.step(closure)
+    _, _, hypernet = trained(hypernets.Linear, seed)
+    with torch.no_grad():
+        fresh = hypernets.Linear(guides.MeanField(linear_gaussian()))
+        reached, start = ((exact(x, y, *at(one, fine), fine) / (1 + fine)).mean() for one in (hypernet, fresh))
+        target = -objective()
+    assert -1e-3 <= float(target - reached) <= 0.02 * float(target - start)
+
+
+def sampled(hypernet, x, y, wrong, stratified, local, draws=1500):
+    evidence = Evidence(
+        hypernet.model, hypernet, 4, vectorize_particles=True, emphasis=wrong or (lambda c: 1 / (1 + c))
+    )
+    gradients = []
+    for _ in range(draws):
+        with (
+            Stratified("complexity") if stratified else nullcontext(),
+            LocalReparameterization() if local else nullcontext(),
+        ):
+            terms = evidence(x, y)
+        found = torch.autograd.grad(terms.surrogate, list(hypernet.parameters()))
+        gradients.append(torch.cat([gradient.flatten() for gradient in found]))
+    gradients = torch.stack(gradients).double()
+    return gradients.mean(0), gradients.std(0) / draws**0.5
+
+
+@pytest.mark.parametrize(("stratified", "local"), [(False, False), (True, False), (True, True)])
+def test_gradients_over_the_prior_of_complexity_are_unbiased(stratified, local):
+    x, y = data(3)
+    torch.manual_seed(0)
+    hypernet = hypernets.Linear(guides.MeanField(linear_gaussian(), 0.3), unit=10.0)
+    with torch.no_grad():
+        for value in hypernet.parameters():
+            value[1].normal_(0, 0.1)
+    fine = (torch.linspace(-1, 2, 20_001)[:-1] + 0.5 * 3 / 20_000) * torch.tensor(10.0).log()  # midpoints in log λ
+    fine = fine.exp()
+    exact_value = (exact(x, y, *at(hypernet, fine), fine) / (1 + fine)).mean()
+    truth = torch.cat([g.flatten() for g in torch.autograd.grad(exact_value, list(hypernet.parameters()))]).double()
+
+    def unbiased(mean, error):
+        return bool(((mean - truth).abs() < 4.5 * error + 1e-4).all())
+
+    assert unbiased(*sampled(hypernet, x, y, None, stratified, local))
+    assert not unbiased(*sampled(hypernet, x, y, torch.ones_like, stratified, local))  # the emphasis missing
+    assert not unbiased(*sampled(hypernet, x, y.roll(7, 0), None, stratified, local))  # shuffled labels
+
+
+def test_strata_cover_the_prior():
+    law = priors.log_uniform(LOW, HIGH)
+    for _ in range(20):
+        with Stratified("complexity"), poutine.trace() as trace, pyro.plate("particles", 5, dim=-2):
+            pyro.sample("complexity", law)
+        place = law.cdf(trace.trace.nodes["complexity"]["value"]).flatten().sort().values * 5
+        assert place.floor().tolist() == [0, 1, 2, 3, 4]
+
+
+def network(structure=None, weights=None, complexity=None):
+    edges = {(0, 1): {n: dense(6, 5, n) for n in ("tanh", "relu")}, (1, 2): {"readout": dense(5, 3)}}
+    complexity = priors.log_uniform(LOW, HIGH) if complexity is None else complexity
+    return Model(Space(edges), num_data=40, weights=weights, structure=structure, complexity=complexity)
+
+
+@pytest.mark.parametrize("structure", ["gumbel_softmax", "categorical"])
+@pytest.mark.parametrize("form", FORMS)
+def test_particles_at_once_are_particles_one_by_one(form, structure):
+    """With point masses and few draws of structure nothing is random but Γ: compare at the same Γ."""
+    x, y = torch.randn(40, 6), torch.randint(0, 3, (40,))
+    torch.manual_seed(0)
+    model = network(getattr(structures, structure)())
+    hypernet = FORMS[form](guides.PointMass(model))
+    complexities = torch.tensor([0.2, 3.0, 70.0])
+    gamma = torch.eye(2)[torch.tensor([[0], [1], [1]])]  # (particle, edge, choice)
+    with torch.no_grad():
+        for value in hypernet.parameters():
+            value.add_(0.3 * torch.randn_like(value))
+
+    def terms(count, complexity, value):
+        condition = {"complexity": complexity} if structure == "gumbel_softmax" else {"complexity": complexity, **value}
+        return Evidence(model, poutine.condition(hypernet, condition), count, vectorize_particles=count > 1)(x, y)
+
+    together = terms(3, complexities[:, None], {"structure": gamma[:, None]})
+    single = [terms(1, c, {"structure": g}) for c, g in zip(complexities, gamma, strict=True)]
+    likelihood = torch.stack([one.log_likelihood for one in single])
+    assert torch.allclose(together.log_likelihood, likelihood.mean(), rtol=1e-4)
+    assert torch.allclose(together.evidence, torch.stack([one.evidence for one in single]).mean(), rtol=1e-4)
+    assert likelihood.std() > 0.1  # λ matters
+
+
+def test_formulas():
+    torch.manual_seed(0)
+    model = network()
+    complexity = torch.tensor([[0.5], [20.0]])
+    linear = hypernets.Linear(guides.MeanField(model))
+    with torch.no_grad():
+        linear.coefficients["loc/weights"].normal_()
+    b3, b2 = linear.coefficients["loc/weights"]
+    assert torch.allclose(linear.at(complexity)["loc.weights"], b3 + b2 * complexity[..., None] / 100)
+    rank = hypernets.LowRank(guides.MeanField(model), hidden=7)
+    weight = next(i for i, name in enumerate(model.packing.names) if name.endswith("weight"))
+    name, factors = model.packing.names[weight], rank.factors["loc/weights"][weight]
+    h = torch.relu(factors.hidden[0].weight[:, 0] * 20.0 / 100 + factors.hidden[0].bias)
+    first, second = (h @ part.weight.T + part.bias for part in factors.maps)
+    found = model.packing.unpack(rank.at(torch.tensor(20.0))["loc.weights"])[name]
+    base = model.packing.unpack(rank.base["loc/weights"])[name]
+    assert torch.allclose(found, base + torch.outer(first, second), atol=1e-6)
+
+
+def test_the_spline_at_its_knots_between_them_and_outside():
+    torch.manual_seed(0)
+    hypernet = hypernets.Spline(guides.MeanField(network()), knots=4)
+    with torch.no_grad():
+        for value in hypernet.coefficients.values():
+            value.normal_()
+    loc = hypernet.coefficients["loc/weights"]
+    knots = torch.logspace(-1, 2, 4)
+    assert torch.allclose(hypernet.at(knots)["loc.weights"], loc, atol=1e-5)
+    middle = hypernet.at(torch.tensor([10**-0.5]))["loc.weights"]
+    assert torch.allclose(middle, 0.5 * (loc[:1] + loc[1:2]), atol=1e-5)
+    ends = hypernet.at(torch.tensor([0.001, 1e4]))["loc.weights"]
+    assert torch.allclose(ends, loc[[0, -1]], atol=1e-5)
+    g = hypernet.coefficients["log_scale/weights"].exp()
+    variance = (2 * hypernet.at(knots)["log_scale.weights"]).exp()
+    assert torch.allclose(variance, knots[:, None] / (g + knots[:, None] / 1.0), rtol=1e-4)  # the prior's τ is 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_it_starts_as_its_guide_and_is_fixed_to_one(form):
+    torch.manual_seed(0)
+    guide = guides.MeanField(network())
+    hypernet = FORMS[form](guide)
+    if form != "low rank":  # whose factors start at random
+        start = hypernet.at(torch.tensor(10**0.5))
+        assert all(torch.allclose(start[name], value, atol=1e-4) for name, value in guide.named_parameters())
+    model = network(complexity=7.0)
+    fixed = hypernet.fixed(7.0, model)
+    x, y = torch.randn(40, 6), torch.randint(0, 3, (40,))
+    at_seven = poutine.condition(hypernet, data={"complexity": torch.tensor(7.0)})
+    values = []
+    for pair in ((model, fixed), (hypernet.model, at_seven)):
+        torch.manual_seed(3)
+        values.append(evaluate(*pair, (x, y), draws=3)["evidence"])
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    svi.fit(model, fixed, (x, y), epochs=1)  # a plain guide, that can be tuned; the hypernetwork stays
+    assert not torch.equal(fixed.loc["weights"], hypernet.at(torch.tensor(7.0))["loc.weights"])
+
+
+def test_parameter_updates_are_counted_as_the_paper_does():
+    edges = {(0, 1): {"hidden": dense(784, 50, "relu")}, (1, 2): {"readout": dense(50, 10)}}
+
+    def model(complexity):
+        return Model(Space(edges), num_data=60_000, weights=priors.normal(0.1), complexity=complexity)
+
+    def updates(pair, **options):
+        x, y = torch.randn(70, 784), torch.randint(0, 10, (70,))
+        return svi.fit(*pair, (x, y), epochs=1, batch_size=64, **options)[-1]["updates"] // 2  # two steps
+
+    steps = 938
+    plain = model(1.0)
+    one = updates((plain, guides.MeanField(plain)), optimizer=clipped(adam(5e-4), 1.0))
+    hyper = model(priors.log_uniform(LOW, HIGH))
+    rank = updates((hyper, hypernets.LowRank(guides.MeanField(hyper))))
+    linear = updates((hyper, hypernets.Linear(guides.MeanField(hyper))), particles=5, vectorize_particles=True)
+    counts = [4 * 25 * one, 4 * one, 25 * rank, 25 * rank + one, 25 * linear, 25 * linear + one]
+    published = [7458976000, 298359040, 4165376600, 4239966360, 3729488000, 3804077760]
+    assert [count * steps for count in counts] == published
+
+
+def test_clipped_gradients():
+    value = nn.Parameter(torch.zeros(2))
+    optimizer = clipped(partial(torch.optim.SGD, lr=1.0), 0.5)([value])
+    (value * torch.tensor([3.0, -0.2])).sum().backward()
+    optimizer.step()
+    assert torch.allclose(value, torch.tensor([-0.5, 0.2]))
