@@ -61,8 +61,8 @@ def test_a_damaged_row_is_named(tmp_path, capsys):
 
 def test_published_numbers_stand_in_brackets():
     metrics = ("mean_accuracy", "stability", "evidence", "accuracy")
-    row = {"updates": 7, "seconds": 1.0, "complexities": {
-        str(c): dict.fromkeys(("mean_accuracy", "stability", "evidence", "accuracy"), 0.5) for c in COMPLEXITIES}}  # fmt: skip
+    values = {str(complexity): dict.fromkeys(metrics, 0.5) for complexity in COMPLEXITIES}
+    row = {"updates": 7, "seconds": 1.0, "complexities": values}
     summary = summarise([{"direct": row}], ["direct"])
     assert "[-128929]" in tables(summary, published=True)
     assert "[7458976000]" in tables(summary, published=True)
