@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch.distributions import constraints, register_kl
@@ -127,6 +128,31 @@ class RelaxedBernoulli(TorchDistribution):
         """Return the log-density at γ; a γ that rounded to 0 or 1 counts as the nearest number between."""
         info = torch.finfo(value.dtype)
         return self.log_prob_of_logit(torch.logit(value.clamp(info.tiny, 1 - info.eps)))
+
+
+class ArcsineTransform(dist.transforms.Transform):
+    """u ↦ sin²(πu/2) on (0, 1): a uniform u becomes arcsine, Beta(½, ½)."""
+
+    domain = constraints.unit_interval
+    codomain = constraints.unit_interval
+    bijective = True
+    sign = +1
+
+    def __eq__(self, other):
+        return isinstance(other, ArcsineTransform)
+
+    def __hash__(self):
+        return hash(type(self))
+
+    def _call(self, x):
+        return torch.sin(0.5 * math.pi * x).square()
+
+    def _inverse(self, y):
+        return torch.asin(y.sqrt()) / (0.5 * math.pi)
+
+    def log_abs_det_jacobian(self, x, y):
+        """Return log of the derivative, (π/2) sin(πu)."""
+        return (0.5 * math.pi * torch.sin(math.pi * x)).clamp_min(torch.finfo(x.dtype).tiny).log()
 
 
 def relaxed_divergence(logits: torch.Tensor, prior_logits: torch.Tensor) -> torch.Tensor:

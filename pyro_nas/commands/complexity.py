@@ -41,8 +41,8 @@ def complexity(
         root: folder of the torchvision sets, downloaded there where absent.
         protocol: "paper", its six rows with its settings, or "best", direct training and our spline hypernetwork.
         runs: runs with seeds of their own; by default 5, for small sets 2.
-        epochs: epochs of direct training at each λ; by default 25, for small sets 100.
-        hypernet_epochs: epochs of a hypernetwork; by default 25 ("paper") or 48 ("best"), for small sets 200.
+        epochs: epochs of direct training at each λ; by default 25 ("paper") or 40 ("best"), for small sets 100.
+        hypernet_epochs: epochs of a hypernetwork; by default 25 ("paper") or 39 ("best"), for small sets 200.
         hidden: ReLU units.
         draws: weight draws that the evidence averages.
         speed: also race direct training at 13 values of λ to the hypernetwork's evidence (protocol "best", first run).
@@ -65,8 +65,8 @@ def complexity(
     split = load(data, root)
     large = len(split.known[1]) >= LARGE
     runs = runs or (5 if large else 2)
-    epochs = epochs or (25 if large else 100)
-    hypernet_epochs = hypernet_epochs or ((25 if protocol == "paper" else 48) if large else 200)
+    epochs = epochs or ((25 if protocol == "paper" else 40) if large else 100)
+    hypernet_epochs = hypernet_epochs or ((25 if protocol == "paper" else 39) if large else 200)
     options = {**(PAPER if protocol == "paper" else BEST), "progress": sys.stderr.isatty()}
     if not large:
         options["batch_size"] = 64

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from pyro.distributions.torch_distribution import TorchDistribution
 
 from pyro_nas.data import Labelled
 from pyro_nas.evidence import evaluate
@@ -65,10 +66,10 @@ class Row:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def direct(setting: Setting, epochs: int, complexities: Sequence[float] = COMPLEXITIES) -> Row:
+def direct(setting: Setting, epochs: int) -> Row:
     """Train a mean-field guide at each λ by itself; updates are summed over λ."""
     row = Row({}, 0, 0.0)
-    for complexity in complexities:
+    for complexity in COMPLEXITIES:
         torch.manual_seed(setting.seed)
         model = setting.model(complexity)
         guide = guides.MeanField(model, INITIAL_SCALE).to(setting.device)
@@ -81,16 +82,16 @@ def hypernet(
     setting: Setting,
     make: Callable[[guides.Guide], hypernets.Hypernetwork],
     epochs: int,
-    complexities: Sequence[float] = COMPLEXITIES,
+    prior: TorchDistribution,
     **options: Any,
 ) -> Row:
-    """Train a hypernetwork once, with λ log-uniform on [0.1, 100]."""
+    """Train a hypernetwork once, with λ of this prior."""
     torch.manual_seed(setting.seed)
-    model = setting.model(priors.log_uniform(LOW, HIGH))
+    model = setting.model(prior)
     found = make(guides.MeanField(model, INITIAL_SCALE)).to(setting.device)
     row = Row({}, 0, 0.0, found)
     _fit(setting, row, model, found, epochs, **options)
-    for complexity in complexities:
+    for complexity in COMPLEXITIES:
         fixed = setting.model(complexity)
         row.pairs[complexity] = (fixed, found.fixed(complexity, fixed))
     return row
@@ -181,7 +182,7 @@ def _evidence(setting: Setting, model: Model, guide: Any) -> float:
 
 def spline(guide: guides.Guide) -> hypernets.Hypernetwork:
     """Return the hypernetwork of the protocol "best"."""
-    return hypernets.Spline(guide, knots=5, scale_knots=3)
+    return hypernets.Spline(guide, knots=7, scale_knots=3)
 
 
 def emphasis(complexity: torch.Tensor) -> torch.Tensor:
@@ -206,12 +207,14 @@ def train(name: str, setting: Setting, done: dict[str, Row]) -> Row:
     if name == "direct, 1 epoch":
         return direct(setting, 1)
     if name == "low rank":
-        return hypernet(setting, hypernets.LowRank, epochs)
+        return hypernet(setting, hypernets.LowRank, epochs, priors.log_uniform(LOW, HIGH))
     if name == "linear":
-        return hypernet(setting, hypernets.Linear, epochs, particles=5, vectorize_particles=True)
+        several = {"particles": 5, "vectorize_particles": True}
+        return hypernet(setting, hypernets.Linear, epochs, priors.log_uniform(LOW, HIGH), **several)
     if name == "spline":
-        options = {"particles": 4, "vectorize_particles": True, "stratified": True, "emphasis": emphasis}
-        return hypernet(setting, spline, epochs, **options)
+        options = {"particles": 8, "vectorize_particles": True, "stratified": True, "emphasis": emphasis}
+        options |= {"optimizer": adam(4e-3), "scheduler": one_cycle(4e-3)}
+        return hypernet(setting, spline, epochs, priors.log_arcsine(LOW, HIGH), **options)
     return tuned(setting, done[name.partition(" + ")[0]])
 
 
