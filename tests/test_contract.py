@@ -13,7 +13,7 @@ from pyro.nn import PyroModule, PyroParam
 
 from pyro_nas import choice_probabilities, derive, draw, predict
 from pyro_nas.inference import adam, bilevel, svi
-from pyro_nas.models import Model, guides, priors, structures
+from pyro_nas.models import Model, guides, hypernets, priors, structures
 
 WEIGHTS = {
     "normal": priors.normal(0.5),
@@ -111,6 +111,28 @@ def test_every_combination(small_space, small_data, guide, weights, structure, p
     if guide not in ("by hand",) and prior.reparameterised:
         elbo = TraceMeanField_ELBO() if guide != "point mass" else pyro.infer.Trace_ELBO()
         assert torch.isfinite(elbo.differentiable_loss(model, fitted, x, y))
+    assert len(pyro.get_param_store()) == 0
+
+
+@pytest.mark.parametrize("structure", [name for name in STRUCTURES if "bernoulli" not in name])
+@pytest.mark.parametrize("guide", [name for name in GUIDES if not name.startswith("Auto") and name != "by hand"])
+@pytest.mark.parametrize("form", [hypernets.Linear, hypernets.LowRank, hypernets.Spline])
+def test_every_hypernetwork(small_space, small_data, form, guide, structure):
+    weights = WEIGHTS["relevance determination" if guide == "mean field" else "normal"]
+    prior = {"weights": weights, "structure": STRUCTURES[structure], "complexity": priors.log_uniform(0.1, 10.0)}
+    torch.manual_seed(1)
+    model = Model(small_space, num_data=40, **prior)
+    hypernet = form(GUIDES[guide](model))
+    options = {"epochs": 2, "batch_size": 12, "optimizer": adam(0.02), "particles": 3, "vectorize_particles": True}
+    history = svi.fit(model, hypernet, small_data, stratified=True, **options)
+    assert all(torch.isfinite(torch.tensor(record["evidence"])) for record in history)
+    at_two = poutine.condition(hypernet, data={"complexity": torch.tensor(2.0)})
+    draws = draw(at_two, num_samples=3)
+    small_space.check_structure(draws)
+    assert predict(model, {n: v for n, v in draws.items() if n != "complexity"}, small_data[0]).shape == (40, 2)
+    fixed = hypernet.fixed(2.0, Model(small_space, num_data=40, **{**prior, "complexity": 2.0}))
+    for site, table in choice_probabilities(fixed).items():
+        assert torch.allclose(table, choice_probabilities(at_two, num_samples=1000)[site], atol=0.1)
     assert len(pyro.get_param_store()) == 0
 
 

@@ -78,22 +78,41 @@ def trained(make, seed, frozen=False):
     return x, y, hypernet
 
 
-@pytest.mark.parametrize("seed", [11, 12])
-def test_the_spline_meets_the_closed_form_for_every_complexity(seed):
-    x, y, hypernet = trained(partial(hypernets.Spline, knots=7), seed)
+def meets_the_closed_form(x, y, hypernet):
     with torch.no_grad():
         shortfall = optimum(x, y, GRID) - exact(x, y, *at(hypernet, GRID), GRID)
     assert (shortfall > -1e-2).all()
-    assert (shortfall / GRID)[GRID >= 1].max() <= 0.25
-    assert shortfall.mean() <= 1.5
+    return (shortfall / GRID)[GRID >= 1].max() <= 0.25 and shortfall.mean() <= 1.5
 
 
-def test_without_its_input_it_misses_the_closed_form():
+def reacts(hypernet, x, y):
+    """Whether KL and E log-likelihood fall with λ, and d𝔏/dλ is −KL within 10 %, as at the optimum."""
+    terms, slopes = [], []
+    for complexity in GRID:
+        complexity = complexity.clone().requires_grad_()
+        with poutine.condition(data={"complexity": complexity}), LocalReparameterization():
+            found = [Evidence(hypernet.model, hypernet)(x, y) for _ in range(40)]
+        value = torch.stack([one.evidence for one in found]).mean()
+        slopes.append(torch.autograd.grad(value, complexity)[0])
+        m, v = at(hypernet, complexity.detach())
+        fit = exact(x, y, m, v, 0.0)
+        terms.append(torch.stack([fit, fit - exact(x, y, m, v, 1.0)]))
+    fit, kl = torch.stack(terms).detach().T
+    falling = bool((fit.diff() <= 0).all() and (kl.diff() < 0).all())
+    return falling and bool(((torch.stack(slopes) / -kl - 1).abs() < 0.1).all())
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+def test_the_spline_meets_the_closed_form_for_every_complexity_and_reacts_to_it(seed):
+    x, y, hypernet = trained(partial(hypernets.Spline, knots=7), seed)
+    assert meets_the_closed_form(x, y, hypernet)
+    assert reacts(hypernet, x, y)
+
+
+def test_without_its_input_it_does_neither():
     x, y, hypernet = trained(partial(hypernets.Spline, knots=7), 11, frozen=True)
-    with torch.no_grad():
-        shortfall = optimum(x, y, GRID) - exact(x, y, *at(hypernet, GRID), GRID)
-    assert (shortfall / GRID)[GRID >= 1].max() > 0.25
-    assert shortfall.mean() > 1.5
+    assert not meets_the_closed_form(x, y, hypernet)
+    assert not reacts(hypernet, x, y)
 
 
 @pytest.mark.parametrize("seed", [11, 12])
@@ -289,3 +308,46 @@ def test_clipped_gradients():
     (value * torch.tensor([3.0, -0.2])).sum().backward()
     optimizer.step()
     assert torch.allclose(value, torch.tensor([-0.5, 0.2]))
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_particles_at_once_have_the_mean_of_particles_one_by_one(local):
+    x, y = torch.randn(40, 6), torch.randint(0, 3, (40,))
+    torch.manual_seed(0)
+    model = network(structures.gumbel_softmax(0.7), priors.normal(0.5))
+    hypernet = hypernets.Spline(guides.MeanField(model, 0.3))
+
+    def draws(particles, at_once, effect):
+        evidence = Evidence(model, hypernet, particles, vectorize_particles=at_once)
+        with torch.no_grad(), effect():
+            return torch.stack([evidence(x, y).log_likelihood for _ in range(400)]).double()
+
+    effect = LocalReparameterization if local else nullcontext
+    samples = [draws(5, False, nullcontext), draws(5, True, effect), draws(5, True, lambda: Shifted())]
+    means, errors = zip(*((s.mean(), s.std() / 20) for s in samples), strict=True)
+    distances = [abs(means[0] - means[i]) / (errors[0] ** 2 + errors[i] ** 2).sqrt() for i in (1, 2)]
+    assert distances[0] < 4.5
+    assert distances[1] > 4.5  # every particle at the smallest λ
+
+
+class Shifted(poutine.messenger.Messenger):
+    """Draw λ at the low end."""
+
+    def _pyro_sample(self, msg):
+        if msg["name"] == "complexity" and not msg["done"]:
+            msg["value"], msg["done"] = torch.full(msg["fn"].shape(), LOW), True
+
+
+def test_the_arcsine_prior_visits_both_ends():
+    law = priors.log_arcsine(LOW, HIGH)
+    draws = law.sample((20_000,))
+    place = (draws.log() - torch.tensor(LOW).log()) / torch.tensor(HIGH / LOW).log()
+    grid = torch.linspace(0.05, 0.95, 10)
+    shares = (place[:, None] < grid).double().mean(0)
+    expected = torch.asin(grid.sqrt()) * 2 / torch.pi  # the distribution function of Beta(½, ½)
+    assert ((shares - expected).abs() < 4.5 * (expected * (1 - expected) / 20_000).sqrt()).all()
+    assert ((shares - grid).abs() > 0.02).any()  # it is not uniform
+    inside = torch.logspace(-0.9, 1.9, 2001, dtype=torch.double)
+    density = torch.trapezoid(law.log_prob(inside).exp(), inside)
+    assert torch.allclose(density, (law.cdf(inside[-1]) - law.cdf(inside[0])).double(), atol=1e-4)
+    assert torch.allclose(law.icdf(law.cdf(torch.tensor([0.2, 5.0]))), torch.tensor([0.2, 5.0]), rtol=1e-4)

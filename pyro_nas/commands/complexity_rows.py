@@ -39,6 +39,7 @@ class Setting:
     draws: int
     seed: int
     device: torch.device
+    from_prior: bool
     options: dict[str, Any]
 
     def model(self, complexity: Any) -> Model:
@@ -53,6 +54,14 @@ class Setting:
             Space(edges), num_data=len(self.train[1]), weights=priors.normal(PRIOR_SCALE), complexity=complexity
         )
         return model.to(self.device)
+
+    def guide(self, model: Model) -> guides.MeanField:
+        """Return a mean-field guide; its means start at the network's own initialisation, or at a draw of the prior."""
+        guide = guides.MeanField(model, INITIAL_SCALE)
+        if self.from_prior:
+            with torch.no_grad():
+                guide.loc["weights"].normal_(0, PRIOR_SCALE)
+        return guide.to(self.device)
 
 
 @dataclass
@@ -72,7 +81,7 @@ def direct(setting: Setting, epochs: int) -> Row:
     for complexity in COMPLEXITIES:
         torch.manual_seed(setting.seed)
         model = setting.model(complexity)
-        guide = guides.MeanField(model, INITIAL_SCALE).to(setting.device)
+        guide = setting.guide(model)
         row.pairs[complexity] = (model, guide)
         _fit(setting, row, model, guide, epochs)
     return row
@@ -88,7 +97,7 @@ def hypernet(
     """Train a hypernetwork once, with λ of this prior."""
     torch.manual_seed(setting.seed)
     model = setting.model(prior)
-    found = make(guides.MeanField(model, INITIAL_SCALE)).to(setting.device)
+    found = make(setting.guide(model)).to(setting.device)
     row = Row({}, 0, 0.0, found)
     _fit(setting, row, model, found, epochs, **options)
     for complexity in COMPLEXITIES:
@@ -152,7 +161,7 @@ def race(setting: Setting, trained: Row, complexities: Sequence[float], epochs: 
     for complexity in complexities:
         torch.manual_seed(setting.seed)
         model = setting.model(complexity)
-        guide, spent, reached = guides.MeanField(model, INITIAL_SCALE).to(setting.device), 0.0, False
+        guide, spent, reached = setting.guide(model), 0.0, False
         target = _evidence(setting, model, trained.hypernet.fixed(complexity, model))
 
         def stop(record: Any, model: Model = model, guide: Any = guide, target: float = target) -> bool:
@@ -190,6 +199,8 @@ def emphasis(complexity: torch.Tensor) -> torch.Tensor:
     return (1 + complexity / 3).rsqrt()
 
 
+# The paper does not say where means start: at a draw of the prior row "direct" is as published, at torch's own
+# initialisation its evidence at λ = 0.1 is 7 % higher and its pruned networks are worse.
 PAPER = {"batch_size": 64, "optimizer": clipped(adam(5e-4), 1.0)}
 BEST = {
     "batch_size": 256,
