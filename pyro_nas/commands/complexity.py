@@ -84,6 +84,7 @@ def complexity(
             draws,
             seed + number,
             place,
+            protocol == "paper",
             options,
         )
         done: dict[str, Row] = {}
