@@ -203,3 +203,19 @@ def plot_pruning(curves: Mapping[str, Mapping[float, Sequence[Mapping[str, float
     figure.supxlabel("weights pruned, %")
     figure.supylabel("test accuracy")
     return figure
+
+
+def plot_complexity(panels: Mapping[str, Mapping[str, Mapping[float, float]]]) -> Figure:
+    """Draw quantities against λ on a logarithmic axis: {panel: {line: {λ: value}}}; lines of few points are dots."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.2), squeeze=False, layout="constrained")
+    for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
+        most = max(len(line) for line in lines.values())
+        for index, (label, line) in enumerate(lines.items()):
+            style = "-" if len(line) == most else "o"
+            axis.plot(list(line), list(line.values()), style, color=COLOURS[index % 10], label=label, lw=2)
+        axis.set_xscale("log")
+        axis.set_xlabel("complexity λ")
+        axis.set_title(title, fontsize=10)
+        if len(lines) > 1:
+            axis.legend(frameon=False, fontsize=8)
+    return figure

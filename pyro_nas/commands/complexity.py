@@ -45,7 +45,7 @@ def complexity(
         hypernet_epochs: epochs of a hypernetwork; by default 25 ("paper") or 39 ("best"), for small sets 200.
         hidden: ReLU units.
         draws: weight draws that the evidence averages.
-        speed: also race direct training at 13 values of λ to the hypernetwork's evidence (protocol "best", first run).
+        speed: also train directly at 13 values of λ, each stopped at the hypernetwork's evidence ("best", first run).
         seed: seed of the first run.
         device: "cpu", "cuda", …
         out: run folder, new or empty.
@@ -72,6 +72,8 @@ def complexity(
         options["batch_size"] = 64
     folder = RunFolder(out, config, resume)
 
+    kept = {name: value for name, value in config.items() if name not in ("root", "device")}
+    kept |= {"runs": runs, "epochs": epochs, "hypernet_epochs": hypernet_epochs}
     found = []
     for number in range(runs):
         setting = Setting(
@@ -99,7 +101,7 @@ def complexity(
             if done[name].hypernet is not None:
                 results[name]["reaction"] = reaction(setting, done[name])
             if speed and number == 0 and done[name].hypernet is not None:
-                results[name]["race"] = race(setting, done[name], GRID, 2 * epochs)
+                results[name]["race"] = race(setting, done[name], GRID)
             folder.write_json(f"rows/{path.name}", results[name])
             print(f"run {number + 1} of {runs}, {name}: {_line(results[name])}", flush=True)
         found.append(results)
@@ -108,7 +110,7 @@ def complexity(
     text = tables(summary, published=protocol == "paper" and data == "mnist")
     folder.write_json(
         "summary.json",
-        {"command": "pyro-nas complexity", "config": config, "runs": runs, "rows": summary, "largest_gap": gaps,
+        {"command": "pyro-nas complexity", "config": kept, "rows": summary, "largest_gap": gaps,
          "reaction": {n: [run[n]["reaction"] for run in found] for n in rows if "reaction" in found[0][n]},
          **({"race": found[0]["spline"]["race"]} if speed else {})},
     )  # fmt: skip
