@@ -63,12 +63,36 @@ def _expanded(law: TorchDistribution, batch_shape: torch.Size, names: tuple[str,
 @register_kl(MeanFieldNormal, Normal)
 def _kl_mean_field(q: MeanFieldNormal, p: Normal) -> torch.Tensor:
     """Return log τ − log σ + (σ² + (m − μ)²) / 2τ² − ½."""
-    fixed = isinstance(p, FixedNormal)
-    difference = q.loc if fixed and p.centred else q.loc - p.loc
+    if isinstance(p, FixedNormal):
+        difference = q.loc if p.centred else q.loc - p.loc
+        return _FixedDivergence.apply(difference, q.log_scale, q.variance.detach(), p.constant, p.half_precision)
+    difference = q.loc - p.loc
     second = torch.addcmul(q.variance, difference, difference)
-    if fixed:
-        return torch.addcmul(p.constant, second, p.half_precision) - q.log_scale
     return torch.addcmul(p.scale.log() - 0.5, second, 0.5 / p.scale.square()) - q.log_scale
+
+
+class _FixedDivergence(torch.autograd.Function):
+    """The divergence from a fixed normal law, and its derivatives, in the fewest passes over the weights."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(difference, log_scale, variance, constant, half_precision):
+        second = torch.addcmul(variance, difference, difference)
+        return torch.addcmul(constant, second, half_precision) - log_scale
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        difference, log_scale, variance, _, half_precision = inputs
+        ctx.save_for_backward(difference, log_scale, variance, half_precision)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        difference, log_scale, variance, half_precision = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again, through log σ
+            variance = (2 * log_scale).exp()
+        weight = 2 * half_precision * gradient
+        return difference * weight, torch.addcmul(-gradient, variance, weight), None, None, None
 
 
 @register_kl(LowRankMultivariateNormal, Independent)

@@ -91,7 +91,7 @@ figure = plot_complexity({t: {n: {c: e[t] for c, e in line.items()} for n, line 
 
 # %% [markdown]
 # ## How q(Γ | λ) moves
-# At small λ the data choose; at large λ the structure is the prior's, and its entropy per edge (nats) that of the prior.
+# At small λ the data choose; at large λ the structure is the prior's, and so is its entropy per edge (in nats).
 
 # %%
 tables = {c: choice_probabilities(hypernet.fixed(c, model)) for c, model in models.items()}

@@ -28,7 +28,7 @@ from pyro_nas import Evidence, Space
 from pyro_nas.inference import adam
 from pyro_nas.inference.options import Options
 from pyro_nas.inference.stepper import Stepper
-from pyro_nas.models import Model, guides, priors
+from pyro_nas.models import Model, guides, hypernets, priors
 from pyro_nas.primitives import dense
 
 TWO, TWENTY = [784, 100, 10], [784] + [100] * 19 + [10]
@@ -131,6 +131,41 @@ def autonormal(sizes):
     return step
 
 
+def hypernet(form, local, particles):
+    """A step of a hypernetwork over λ, 784-50-10, with this many values of λ."""
+    model = Model(
+        space([784, 50, 10]),
+        num_data=NUM_DATA,
+        weights=priors.normal(PRIOR),
+        complexity=priors.log_uniform(0.1, 100.0),
+    )
+    guide = form(guides.MeanField(model))
+    options = Options(particles=particles, vectorize_particles=particles > 1, local_reparameterization=local)
+    named = {f"guide.{name}": value for name, value in guide.named_parameters()}
+    stepper = Stepper(options.evidence(model, guide), named, NUM_DATA, 1, adam(LR), None, options)
+    return lambda x, y: stepper(0, x, y).summary()
+
+
+def over_complexity():
+    """Rows: a step with five values of λ beside a step with one."""
+    rows = []
+    for form in (hypernets.Linear, hypernets.Spline):
+        for local in (False, True):
+            for batch in (64, 256):
+                found = medians({str(count): hypernet(form, local, count) for count in (1, 5)}, batch)
+                rows.append(
+                    {
+                        "hypernetwork": form.__name__,
+                        "local_reparameterization": local,
+                        "batch": batch,
+                        "milliseconds": {name: round(value, 3) for name, value in found.items()},
+                        "five/one": round(found["5"] / found["1"], 3),
+                    }
+                )
+                print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
 def medians(steps, batch):
     """Milliseconds of each step, the variants taking turns."""
     x, y = torch.rand(batch, 784) * 2 - 1, torch.randint(10, (batch,))
@@ -196,6 +231,7 @@ def main():
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "steps": STEPS,
         "rows": rows,
+        "complexity": over_complexity(),
         "pyro_sites_by_layers": sites,
         "memory_growth_mib_steps_1000_to_10000": round(growth(), 2),
     }
