@@ -86,7 +86,7 @@ def complexity(
             draws,
             seed + number,
             place,
-            protocol == "paper",
+            "prior" if protocol == "paper" else "network",
             options,
         )
         done: dict[str, Row] = {}
