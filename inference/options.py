@@ -54,7 +54,7 @@ class Options:
         checks.integer("epochs", self.epochs, low=1)
         checks.integer("batch_size", self.batch_size, low=1)
         checks.integer("particles", self.particles, low=1)
-        checks.integer("seed", self.seed)
+        checks.seed(self.seed)
         if self.patience is not None:
             checks.integer("patience", self.patience, low=1)
         if self.max_gradient_norm is not None:

@@ -12,9 +12,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_nas import checks
-from pyro_nas.evidence import COMPLEXITY, Evidence
+from pyro_nas.evidence import Evidence
 from pyro_nas.inference.options import Options
 from pyro_nas.local_reparameterization import LocalReparameterization
+from pyro_nas.sites import COMPLEXITY
 from pyro_nas.stratification import Stratified
 from pyro_nas.terms import Terms
 
@@ -113,8 +114,10 @@ class Stepper:
         """Estimate the evidence on a batch, under the effects that the options switch on."""
         strata = Stratified(COMPLEXITY) if self.options.stratified else nullcontext()
         local = LocalReparameterization() if self.options.local_reparameterization else nullcontext()
-        with strata, local as effect:
+        with strata as spread, local as effect:
             terms = self.evidence(x, y)
+        if spread is not None and not spread.used:
+            raise ValueError("stratified: expected a guide that draws λ, got one that does not. Switch it off.")
         if effect is not None and not effect.sites:
             raise ValueError(
                 "local_reparameterization: expected a guide that draws normal weight sites, got none. "

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-import pyro.distributions as dist
 import torch
+from pyro.distributions import Bernoulli
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch.distributions import constraints, register_kl
 from torch.nn.functional import log_softmax, logsigmoid, one_hot, softmax, softplus
@@ -130,29 +130,66 @@ class RelaxedBernoulli(TorchDistribution):
         return self.log_prob_of_logit(torch.logit(value.clamp(info.tiny, 1 - info.eps)))
 
 
-class ArcsineTransform(dist.transforms.Transform):
-    """u ↦ sin²(πu/2) on (0, 1): a uniform u becomes arcsine, Beta(½, ½)."""
+class LogInterval(TorchDistribution):
+    """log λ uniform on [log low, log high], or arcsine there.
 
-    domain = constraints.unit_interval
-    codomain = constraints.unit_interval
-    bijective = True
-    sign = +1
+    P(log λ ≤ log low + t log(high/low)) = t, or (2/π) asin √t. ``low`` and ``high``: scalars above 0.
+    """
 
-    def __eq__(self, other):
-        return isinstance(other, ArcsineTransform)
+    arg_constraints = {"low": constraints.positive, "high": constraints.positive}  # noqa: RUF012
+    has_rsample = True
 
-    def __hash__(self):
-        return hash(type(self))
+    def __init__(self, low: torch.Tensor, high: torch.Tensor, arcsine: bool = False):
+        self.low, self.high, self.arcsine = low, high, arcsine
+        super().__init__(low.shape, validate_args=False)
 
-    def _call(self, x):
-        return torch.sin(0.5 * math.pi * x).square()
+    @property
+    def support(self):
+        """The interval."""
+        return constraints.interval(self.low, self.high)
 
-    def _inverse(self, y):
-        return torch.asin(y.sqrt()) / (0.5 * math.pi)
+    def expand(self, batch_shape, _instance=None):
+        """Return the same law with another batch shape."""
+        return type(self)(self.low.expand(batch_shape), self.high.expand(batch_shape), self.arcsine)
 
-    def log_abs_det_jacobian(self, x, y):
-        """Return log of the derivative, (π/2) sin(πu)."""
-        return (0.5 * math.pi * torch.sin(math.pi * x)).clamp_min(torch.finfo(x.dtype).tiny).log()
+    def rsample(self, sample_shape=NO_SHAPE):
+        """Draw λ."""
+        place = torch.rand(self._extended_shape(sample_shape), dtype=self.low.dtype, device=self.low.device)
+        return self.icdf(place)
+
+    def icdf(self, value):
+        """Return the quantile."""
+        place = torch.sin(0.5 * math.pi * value).square() if self.arcsine else value
+        return (self.low.log() + (self.high / self.low).log() * place).exp()
+
+    def cdf(self, value):
+        """Return the probability of at most ``value``."""
+        place = ((value / self.low).log() / (self.high / self.low).log()).clamp(0, 1)
+        return torch.asin(place.sqrt()) / (0.5 * math.pi) if self.arcsine else place
+
+    def log_prob(self, value):
+        """Return the log-density; at an end of the arcsine law that of the nearest number inside."""
+        length = (self.high / self.low).log()
+        place = (value / self.low).log() / length
+        log_density = -(length * value).log()
+        if self.arcsine:
+            inside = place.clamp(1e-6, 1 - 1e-6)
+            log_density = log_density - math.log(math.pi) - 0.5 * (inside * (1 - inside)).log()
+        return log_density.where((place >= -1e-6) & (place <= 1 + 1e-6), -torch.inf)
+
+
+@register_kl(LogInterval, LogInterval)
+def _kl_log_interval(q: LogInterval, p: LogInterval) -> torch.Tensor:
+    if q.arcsine != p.arcsine or not torch.equal(*torch.broadcast_tensors(q.low / q.high, p.low / p.high)):
+        raise NotImplementedError
+    return torch.zeros_like(q.low)
+
+
+@register_kl(Bernoulli, Bernoulli)
+def _kl_bernoulli(q: Bernoulli, p: Bernoulli) -> torch.Tensor:
+    """Return the divergence for any two shapes that broadcast; torch's own refuses some."""
+    on = q.probs * (logsigmoid(q.logits) - logsigmoid(p.logits))
+    return on + (1 - q.probs) * (logsigmoid(-q.logits) - logsigmoid(-p.logits))
 
 
 def relaxed_divergence(logits: torch.Tensor, prior_logits: torch.Tensor) -> torch.Tensor:

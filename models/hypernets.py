@@ -18,7 +18,7 @@ from torch.func import functional_call
 from pyro_nas import checks
 from pyro_nas.models.guides import Draws, Guide, is_real, key_of
 from pyro_nas.models.model import Model
-from pyro_nas.sites import sample_sites
+from pyro_nas.sites import device_of, sample_sites
 
 
 class Hypernetwork(nn.Module):
@@ -39,7 +39,7 @@ class Hypernetwork(nn.Module):
                 f"guide: expected one of a model in which λ has a prior, got complexity={guide.model.complexity}. "
                 "Pass Model(complexity=priors.log_uniform(0.1, 100.0))."
             )
-        if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in guide.model.network.modules()):
+        if guide.model.network.keeps_statistics():
             raise ValueError(
                 "guide: expected a network without batch normalisation, whose running mean all λ would share, got one "
                 "with it. Use torch.nn.GroupNorm in your primitives."
@@ -59,10 +59,17 @@ class Hypernetwork(nn.Module):
     def fixed(self, complexity: float, model: Model) -> Guide:
         """Return the plain guide with the parameters θ(λ) at one λ, for ``model``, one with that λ as a number."""
         checks.number("complexity", complexity, low=0, open_low=True)
+        if not isinstance(model, Model) or model.complexity != complexity:
+            raise ValueError(
+                f"model: expected a Model of complexity={complexity}, got "
+                f"{model.complexity if isinstance(model, Model) else checks.describe(model)}."
+            )
+        if model.packing.shapes != self.model.packing.shapes or model.choices != self.model.choices:
+            raise ValueError("model: expected the weights and choices of the hypernetwork's model, got others.")
         shared = {id(self.model): model, id(self.guide.latents): self.guide.latents}
         guide: Guide = copy.deepcopy(self.guide, shared)
         with torch.no_grad():
-            for name, value in self.at(torch.tensor(complexity)).items():
+            for name, value in self.at(next(self.parameters()).new_tensor(complexity)).items():
                 guide.get_parameter(name).copy_(value)
         return guide
 
@@ -114,7 +121,7 @@ class LowRank(Hypernetwork):
         scaled = (complexity / self.unit).unsqueeze(-1)
         values = {}
         for key, base in self.base.items():
-            pieces = [factors(scaled) for factors in self.factors[key]]
+            pieces = [factors(scaled) for factors in self.factors[key].children()]
             values[key] = base + torch.cat(pieces, -1).view(*complexity.shape, *base.shape)
         return self._values(values)
 
@@ -140,6 +147,7 @@ class Spline(Hypernetwork):
     Locations and structure are linear between ``knots`` values of λ, spaced evenly in log λ over its prior's range.
     A standard deviation σ is that of σ² = λ / (g(λ) + λ/τ²), log g linear between ``scale_knots``, τ² the prior's
     variance: v_j(λ) = λ / (G_jj + λ/τ_j²) is the optimum of a linear-Gaussian model, where g does not depend on λ.
+    (Where τ depends on other sites, log σ itself is linear.)
     A knot's parameters serve its neighbourhood alone, so that small λ and large λ do not compete for them.
     """
 
@@ -182,27 +190,36 @@ class Spline(Hypernetwork):
     def _precisions(self, guide: Guide) -> dict[str, torch.Tensor]:
         """Return the prior's precision 1/τ² for each log-scale of a guide's real sites."""
         with torch.no_grad(), torch.random.fork_rng(), poutine.block():
-            sites = sample_sites(self.model.weights, ()) if self.model.packing.size else {}
+            runs = [sample_sites(self.model.weights, ()) if self.model.packing.size else {} for _ in range(2)]
         found = {}
         for site, latent in guide.latents.items():
             key = f"log_scale/{key_of(site)}"
-            law = sites[site]["fn"]
-            if key in self._names and is_real(latent) and bool(torch.isfinite(law.variance).all()):
-                found[key] = (1 / law.variance).expand(latent.initial.shape).clone()
+            if key not in self._names or not is_real(latent):
+                continue
+            first, second = (run[site]["fn"].variance for run in runs)  # differ where the prior is hierarchical
+            if torch.equal(first, second) and bool(torch.isfinite(first).all()):
+                found[key] = (1 / first).expand(latent.initial.shape).clone()
         return found
 
 
 def _range(model: Model) -> tuple[float, float]:
-    """Return the ends of λ's prior: its quantiles 0 and 1 where it knows them, else those of 10 000 draws."""
+    """Return the ends of λ's prior: its quantiles 0 and 1 where it knows them, else those of 10 000 draws.
+
+    Raises ValueError where λ may be 0 or less, or has one value only.
+    """
     law = model.complexity
     assert not isinstance(law, float)
     try:
-        ends = law.icdf(torch.tensor([0.0, 1.0]))
+        ends = law.icdf(torch.tensor([0.0, 1.0], device=device_of(law)))
     except NotImplementedError:
         ends = torch.tensor([0.0, float("inf")])
     if not bool(((ends > 0) & ends.isfinite()).all()):
         with torch.random.fork_rng():
             ends = torch.stack(law.sample((10_000,)).aminmax())
+    if not 0 < float(ends[0]) < float(ends[1]):
+        raise ValueError(
+            f"complexity: expected a prior on an interval above 0, got one from {ends[0]:g} to {ends[1]:g}."
+        )
     return float(ends[0]), float(ends[1])
 
 

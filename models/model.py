@@ -6,6 +6,7 @@ guide that scales likewise is the generalised evidence E_q log p(y | x, w, Γ) �
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -14,7 +15,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions.torch_distribution import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistribution, TorchDistributionMixin
 from pyro.poutine.indep_messenger import IndepMessenger
 from torch import nn
 from torch.func import functional_call
@@ -26,7 +27,7 @@ from pyro_nas.models.structures import StructurePrior, check_temperature, gumbel
 from pyro_nas.network import Network
 from pyro_nas.packing import Packing
 from pyro_nas.particles import run_particles
-from pyro_nas.sites import sample_sites
+from pyro_nas.sites import COMPLEXITY, sample_sites
 from pyro_nas.space import Choices, Space
 
 Inputs = torch.Tensor | tuple[torch.Tensor, ...]
@@ -91,9 +92,10 @@ class Model(nn.Module):
             list(self.network.named_parameters())
         )
         self.packing = Packing.of(bayesian)
-        normalises = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.network.modules())
         self._shapes = {**self.packing.shapes, **{site: torch.Size(c.shape) for site, c in self.choices.items()}}
-        self._batches = not normalises and (self.structure_prior.reparameterised or not self.choices)
+        self._batches = not self.network.keeps_statistics() and (
+            self.structure_prior.reparameterised or not self.choices
+        )
         weights = normal() if weights is None else checks.is_callable("weights", weights, "a weight prior")
         self.weights = weights(self.packing)
 
@@ -115,7 +117,9 @@ class Model(nn.Module):
 
     @complexity.setter
     def complexity(self, value: float | TorchDistribution) -> None:
-        if not isinstance(value, torch.distributions.Distribution):
+        if isinstance(value, torch.distributions.Distribution) and not isinstance(value, TorchDistributionMixin):
+            raise TypeError(f"complexity: expected a law of pyro.distributions, got {checks.describe(value)}.")
+        if not isinstance(value, TorchDistributionMixin):
             self._complexity = checks.number("complexity", value, low=0, open_low=True)
             return
         shape = tuple(value.batch_shape + value.event_shape)
@@ -135,7 +139,7 @@ class Model(nn.Module):
             outputs = run_particles(self.network, weights, structure, x, self._shapes, self._batches, self._tied)
         else:
             outputs = functional_call(self.network, weights, x, {"structure": structure}, tie_weights=self._tied)
-        size = outputs.shape[-2]
+        size = (x[0] if isinstance(x, tuple) else x).shape[0]
         with IndepMessenger("data", size, dim=-1), poutine.scale(scale=self.num_data / size):  # a plate, not subsampled
             self.likelihood(outputs, y)
         return outputs
@@ -144,7 +148,7 @@ class Model(nn.Module):
         """Return λ; where it has a prior, draw the site "complexity"."""
         if isinstance(self._complexity, float):
             return self._complexity
-        return pyro.sample("complexity", self._complexity)
+        return pyro.sample(COMPLEXITY, self._complexity)
 
     def structure_law(self, site: str, parameters: torch.Tensor | None = None) -> TorchDistribution:
         """Return the law of a structure site with these parameters of shape (…, edge, choice), or the prior's."""
@@ -208,9 +212,25 @@ class Model(nn.Module):
                 _buffer(site), self.structure_prior.prior_probabilities(choices).clone(), persistent=False
             )
 
+    def _apply(self, fn, recurse=True):
+        if not isinstance(self._complexity, float):
+            self._complexity = _applied(self._complexity, fn)
+        return super()._apply(fn, recurse)
+
     def point_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters without a prior, which a fit optimises beside the guide's."""
         return (parameter for parameter in self.parameters() if parameter.requires_grad)
+
+
+def _applied(law: Any, fn: Any) -> Any:
+    """Return a law with a function, such as a move to a device, applied to its parameters."""
+    moved = copy.copy(law)
+    for name, value in vars(law).items():
+        if isinstance(value, torch.Tensor):
+            moved.__dict__[name] = fn(value)
+        elif isinstance(value, torch.distributions.Distribution):
+            moved.__dict__[name] = _applied(value, fn)
+    return moved
 
 
 def _buffer(site: str) -> str:

@@ -17,7 +17,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import nn
 
 from pyro_nas import checks
-from pyro_nas.models.distributions import ArcsineTransform
+from pyro_nas.models.distributions import LogInterval
 from pyro_nas.models.normals import FixedNormal
 from pyro_nas.packing import Packing
 
@@ -146,7 +146,7 @@ def fan_in(gain: float = 1.0) -> Callable[[str, torch.Size], float]:
 
 def log_uniform(low: float, high: float) -> TorchDistribution:
     """log λ ~ U(log low, log high): a prior of the complexity λ (hypernetwork paper, §3)."""
-    return _between(low, high, [])
+    return _between(low, high, arcsine=False)
 
 
 def log_arcsine(low: float, high: float) -> TorchDistribution:
@@ -155,12 +155,10 @@ def log_arcsine(low: float, high: float) -> TorchDistribution:
     It is the density of Chebyshev's nodes: a function of λ that is fitted at random points has neighbours on one side
     only at an end, and needs more of them there.
     """
-    return _between(low, high, [ArcsineTransform()])
+    return _between(low, high, arcsine=True)
 
 
-def _between(low: float, high: float, transforms: list[dist.transforms.Transform]) -> TorchDistribution:
+def _between(low: float, high: float, arcsine: bool) -> TorchDistribution:
     checks.number("low", low, low=0, open_low=True)
     checks.number("high", high, low=low, open_low=True)
-    unit = dist.Uniform(torch.tensor(0.0), torch.tensor(1.0))
-    scale = dist.transforms.AffineTransform(math.log(low), math.log(high / low))
-    return dist.TransformedDistribution(unit, [*transforms, scale, dist.transforms.ExpTransform()])
+    return LogInterval(torch.tensor(float(low)), torch.tensor(float(high)), arcsine)

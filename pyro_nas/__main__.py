@@ -15,7 +15,7 @@ def main(args: list[str] | None = None) -> int:
     """Run the command line; return 2 after an error of the user's."""
     try:
         auto_cli({"search": search, "complexity": complexity}, args=args, as_positional=False)
-    except (ValueError, TypeError, FileExistsError, NonFiniteLoss) as error:
+    except (ValueError, TypeError, OSError, NonFiniteLoss) as error:
         print(f"pyro-nas: error: {error}", file=sys.stderr)
         return 2
     return 0

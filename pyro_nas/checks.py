@@ -45,6 +45,13 @@ def integer(name: str, value: Any, *, low: int = 0, remedy: str = "") -> int:
     return int(value)
 
 
+def seed(value: Any) -> int:
+    """Return ``value`` as a seed that torch takes."""
+    if integer("seed", value) >= 2**63:
+        raise ValueError(f"seed: expected an integer below 2⁶³, got {value}.")
+    return int(value)
+
+
 def one_of(name: str, value: Any, accepted: Iterable[T]) -> T:
     """Return ``value`` where it is among ``accepted``; name the nearest match where it is not."""
     options = list(accepted)

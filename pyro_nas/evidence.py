@@ -17,7 +17,9 @@ import pyro
 import torch
 from torch import nn
 
+from pyro_nas import checks
 from pyro_nas.sites import (
+    COMPLEXITY,
     Substitute,
     Substituted,
     check_sites,
@@ -30,7 +32,6 @@ from pyro_nas.sites import (
 from pyro_nas.terms import Terms, average
 
 MAX_ENUMERATED = 10_000
-COMPLEXITY = "complexity"  # the site of λ
 
 
 class Evidence(nn.Module):
@@ -86,6 +87,15 @@ class Evidence(nn.Module):
         with Substitute({name: site["value"] for name, site in ours.items()}):
             theirs = sample_sites(self.model, args)
         check_sites(theirs, ours)
+        if (
+            not self.vectorize_particles
+            and COMPLEXITY in ours
+            and torch.as_tensor(ours[COMPLEXITY]["value"]).numel() > 1
+        ):
+            raise ValueError(
+                f"complexity: expected one λ a particle, got {ours[COMPLEXITY]['value'].numel()}. "
+                "Pass particles=…, vectorize_particles=True to have several at once."
+            )
         total = self._total
         likelihoods = [log_prob_of(site, total) for n, site in theirs.items() if n not in ours and site["is_observed"]]
         terms = Terms(sum(likelihoods[1:], likelihoods[0]) if likelihoods else total(torch.zeros(())))
@@ -109,7 +119,14 @@ class Evidence(nn.Module):
         if self.emphasis is not None:
             if COMPLEXITY not in ours:
                 raise ValueError("emphasis: expected a guide that draws λ, got one without the site 'complexity'.")
-            weight = self.emphasis(ours[COMPLEXITY]["value"].squeeze(-1))
+            complexity = torch.as_tensor(ours[COMPLEXITY]["value"], device=terms.log_likelihood.device)
+            complexity = complexity.squeeze(-1)
+            weight = self.emphasis(complexity)
+            if not isinstance(weight, torch.Tensor) or weight.shape != complexity.shape:
+                raise ValueError(
+                    f"emphasis: expected weights of the shape of λ, {tuple(complexity.shape)}, "
+                    f"got {checks.describe(weight)}."
+                )
             terms.score = weight * terms.surrogate - terms.evidence
         return terms, ours
 
@@ -117,6 +134,11 @@ class Evidence(nn.Module):
         """Return the sum of a site's values, () or, of vectorised particles, (particle,)."""
         if not self.vectorize_particles:
             return value.sum()
+        if value.dim() > 2:
+            raise ValueError(
+                f"vectorize_particles: expected sites with plates at dim −1 only, got values of shape "
+                f"{tuple(value.shape)}. Pass vectorize_particles=False."
+            )
         return value.expand(torch.broadcast_shapes(value.shape, (self.particles, 1))).sum(-1)
 
     def _score(self, terms: Terms, discrete: list[Any], exact: Collection[str]) -> torch.Tensor:
@@ -125,7 +147,7 @@ class Evidence(nn.Module):
         The reward is the part of the evidence that depends on the draw: all of it, but for the exact divergence of the
         one discrete site there is. (With several, the law of one may depend on the draw of another.)
         """
-        log_q = sum(self._total(site["fn"].log_prob(site["value"])) for site in discrete)
+        log_q = torch.stack([self._total(site["fn"].log_prob(site["value"])) for site in discrete]).sum(0)
         left_out = exact if len(discrete) == 1 else ()
         kept = [value for name, value in terms.penalty.items() if name not in left_out]
         reward = (terms.log_likelihood - sum(kept)).detach()
@@ -161,7 +183,7 @@ class Evidence(nn.Module):
             }
             terms, ours = self._particle(Substituted(self.guide, data), args, data.keys())
             estimates.append(terms)
-            weights.append(sum(self._total(ours[name]["fn"].log_prob(ours[name]["value"])) for name in data))
+            weights.append(torch.stack([self._total(ours[n]["fn"].log_prob(ours[n]["value"])) for n in data]).sum(0))
         return average(estimates, torch.stack(weights).exp())
 
 

@@ -68,6 +68,11 @@ class Network(nn.Module):
             values[vertex] = self._aggregate(vertex, parents, incoming, call)
         return values[self._output]
 
+    def keeps_statistics(self) -> bool:
+        """Whether a module counts what it has seen, as batch normalisation does."""
+        kinds = (part for part in self.modules() if isinstance(part, nn.modules.batchnorm._NormBase))
+        return any(part.track_running_stats for part in kinds)
+
     def _edge(self, edge: Edge, x: torch.Tensor, call: _Call) -> torch.Tensor | None:
         """Return ⟨γ, g(x)⟩ of one edge, None for a zero that a sum may leave out."""
         modules = self._primitives[edge]

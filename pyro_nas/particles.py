@@ -28,7 +28,7 @@ def run_particles(
 
     ``batched``: one computation by ``torch.vmap``, which runs every primitive. Otherwise one after the other, which is
     right for hard structures, of which only one primitive runs, and for batch normalisation, which counts its batches.
-    Raises ValueError for draws in a plate at dim −1, that of the data.
+    Raises ValueError for draws in a plate at dim −1, that of the data, and for modules that ``torch.vmap`` cannot run.
     """
     tensors = {**weights, **structure}
     lead = torch.broadcast_shapes(*(value.shape[: value.dim() - len(shapes[n])] for n, value in tensors.items()))
@@ -50,8 +50,19 @@ def run_particles(
         flat(structure),
     )
     if batched:
-        outputs = torch.vmap(partial(run, skip_zeros=False), randomness="different")(*parts)
+        try:
+            outputs = torch.vmap(partial(run, skip_zeros=False), randomness="different")(*parts)
+        except RuntimeError as error:
+            raise ValueError(
+                f"vectorize_particles: a module of the network cannot run batched over weights: {error} "
+                "Pass vectorize_particles=False."
+            ) from error
     else:
-        each = ([{n: t[index] for n, t in part.items()} for part in parts] for index in range(lead.numel()))
-        outputs = torch.stack([run(*particle, skip_zeros=True) for particle in each])
+        each = (tuple({n: t[index] for n, t in part.items()} for part in parts) for index in range(lead.numel()))
+        outputs = torch.stack([run(means, variances, gamma, True) for means, variances, gamma in each])
+    if outputs.dim() != 3:
+        raise ValueError(
+            f"vectorize_particles: expected outputs of shape (batch, features), got {tuple(outputs.shape[1:])}. "
+            "Pass vectorize_particles=False, or flatten the outputs."
+        )
     return outputs.reshape(*lead[:-1], *outputs.shape[1:])

@@ -61,8 +61,11 @@ def _choices(site: Any, num_samples: int) -> torch.Tensor:
         return _law(site).probs.clone()
     delta = isinstance(_law(site), Delta)
     gamma = site["value"][None] if delta else _law(site).sample((max(1, num_samples),))
-    simplex = torch.allclose(gamma.sum(-1), torch.ones_like(gamma[..., 0]), atol=1e-3)
-    return hard_choices(gamma, "simplex" if simplex else "cube").mean(0)
+    return hard_choices(gamma, _restriction(gamma)).mean(0)
+
+
+def _restriction(gamma: torch.Tensor) -> Restriction:
+    return "simplex" if torch.allclose(gamma.sum(-1), torch.ones_like(gamma[..., 0]), atol=1e-3) else "cube"
 
 
 def _structure_sites(guide: Callable[..., Any], args: tuple) -> dict[str, Any]:
@@ -154,11 +157,25 @@ def draw(guide: Callable[..., Any], *args: Any, num_samples: int = 100) -> dict[
 
 
 def mean_draw(guide: Callable[..., Any], *args: Any) -> dict[str, torch.Tensor]:
-    """Return one draw, {site: (1, …)}, at the means of all latent sites, auxiliary ones left out."""
+    """Return one draw, {site: (1, …)}: weights at their means, structure at its most probable vertex.
+
+    A site that the guide gives as a point stays that point; auxiliary ones are left out.
+    """
+    probabilities = choice_probabilities(guide, *args)
     with torch.no_grad(), torch.random.fork_rng():
         sites = sample_sites(guide, args)
-    kept = {n: s for n, s in sites.items() if not s["infer"].get("is_auxiliary") and not s["is_observed"]}
-    return {name: site["fn"].mean.detach()[None] for name, site in kept.items()}
+    result = {}
+    for name, site in sites.items():
+        if site["infer"].get("is_auxiliary") or site["is_observed"]:
+            continue
+        if isinstance(_law(site), Delta):
+            value = site["value"]
+        elif name in probabilities:
+            value = hard_choices(probabilities[name], _restriction(probabilities[name]))
+        else:
+            value = site["fn"].mean
+        result[name] = value.detach()[None]
+    return result
 
 
 def predict(model: Any, draws: Mapping[str, torch.Tensor], x: Inputs, batch_size: int = 1024) -> torch.Tensor:

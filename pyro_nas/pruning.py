@@ -23,15 +23,22 @@ LEVELS = tuple(level / 10 for level in range(10))
 def moments(guide: Callable[..., Any], packing: Packing, *args: Any) -> tuple[Tensors, Tensors]:
     """Return mean μ and standard deviation σ of each weight under a guide, {name: tensor} each.
 
-    Raises ValueError for a guide that does not draw the packed site "weights" from a law with these moments.
+    Raises ValueError for a guide that does not draw the packed site "weights" from a law with these moments, one and
+    the same whatever it draws for other sites.
     """
     with torch.no_grad(), torch.random.fork_rng():
-        sites = sample_sites(guide, args)
-    if "weights" not in sites:
-        raise ValueError(f"guide: expected one that draws the packed site 'weights', got one of {sorted(sites)}.")
-    law = sites["weights"]["fn"]
-    law = law.base_dist if isinstance(law, Independent) else law
-    return packing.unpack(law.mean.detach()), packing.unpack(law.variance.detach().sqrt())
+        runs = [sample_sites(guide, args) for _ in range(2)]
+    if "weights" not in runs[0]:
+        raise ValueError(f"guide: expected one that draws the packed site 'weights', got one of {sorted(runs[0])}.")
+    laws = [run["weights"]["fn"] for run in runs]
+    law, other = (law.base_dist if isinstance(law, Independent) else law for law in laws)
+    sd = law.variance.sqrt()
+    if not torch.equal(law.mean, other.mean) or not bool(((sd > 0) & sd.isfinite()).all()):
+        raise ValueError(
+            f"guide: expected a law of the weights with a mean and a spread of its own, got {type(law).__name__}, "
+            "without a spread, or different from run to run. Use guides.MeanField or guides.LowRank."
+        )
+    return packing.unpack(law.mean.detach()), packing.unpack(sd.detach())
 
 
 def relative_density(mean: Tensors, sd: Tensors) -> dict[str, torch.Tensor]:
@@ -53,7 +60,7 @@ def masks(scores: Tensors, fraction: float, scope: str = "layer", biases: bool =
     chosen = {name: score for name, score in scores.items() if biases or score.dim() > 1}
     kept = {name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()}
     groups = [[name] for name in chosen] if scope == "layer" else [list(chosen)]
-    for group in groups:
+    for group in filter(None, groups):
         flat = torch.cat([chosen[name].flatten() for name in group])
         keep = torch.ones_like(flat, dtype=torch.bool)
         keep[flat.sort(descending=True, stable=True).indices[: int(fraction * len(flat) + 1e-9)]] = False

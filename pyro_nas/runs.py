@@ -37,12 +37,15 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON; raise ValueError, which names the file, for anything else."""
+def read_json(path: Path, *keys: str) -> Any:
+    """Read a JSON object with these keys; raise ValueError, which names the file, for anything else."""
     try:
-        return json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path}: expected JSON, got {error}. Remove the file to make it again.") from error
+    if not isinstance(value, dict) or not set(keys) <= set(value):
+        raise ValueError(f"{path}: expected a JSON object with {list(keys)}. Remove the file to make it again.")
+    return value
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -144,7 +147,7 @@ class RunFolder:
         self.path = Path(path)
         stored = self.path / "config.json"
         if resume and stored.exists():
-            before = json.loads(stored.read_bytes())
+            before = read_json(stored)
             different = sorted(name for name in {**before, **config} if before.get(name) != config.get(name))
             if different:
                 changes = ", ".join(f"{name} {before.get(name)!r} → {config.get(name)!r}" for name in different)

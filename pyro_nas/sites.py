@@ -10,6 +10,7 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch.distributions import kl_divergence
 
+COMPLEXITY = "complexity"  # the site of λ
 Total = Callable[[torch.Tensor], torch.Tensor]  # a sum over all but the particles, () or (L,)
 
 
@@ -42,6 +43,13 @@ class Substituted:
             return self.function(*args)
 
 
+def device_of(law: Any) -> torch.device:
+    """Return where a law's parameters are."""
+    while hasattr(law, "base_dist"):
+        law = law.base_dist
+    return next((v.device for v in vars(law).values() if isinstance(v, torch.Tensor)), torch.device("cpu"))
+
+
 def sample_sites(function: Callable[..., Any], args: tuple) -> dict[str, Any]:
     """Run a Pyro callable and return its sample sites, without those of plates."""
     nodes = poutine.trace(function).get_trace(*args).nodes
@@ -52,7 +60,7 @@ def divergence(ours: Any, site: Any, total: Total) -> tuple[torch.Tensor, bool]:
     """Return KL(q ‖ p) of a site and whether it is exact given the draws of other sites."""
     q, p = ours["fn"], site["fn"]
     if q is p:
-        return total(torch.zeros(())), True
+        return total(torch.zeros((), device=device_of(q))), True
     try:
         return total(kl_divergence(q, p)), True
     except NotImplementedError:
@@ -73,7 +81,12 @@ def scale_of(name: str, ours: Any, theirs: dict[str, Any]) -> Any:
     if served in theirs:
         return theirs[served]["scale"]
     scales = [site["scale"] for site in theirs.values() if not site["is_observed"]]
-    return scales[0] if scales and all(scale == scales[0] for scale in scales) else ours["scale"]
+    if any(scale is not scales[0] and not torch.equal(*map(torch.as_tensor, (scale, scales[0]))) for scale in scales):
+        raise ValueError(
+            f"guide: expected draws of one λ each, got {name!r}, a joint draw of sites whose λ differ. "
+            "Give λ a guide of its own, by pyro.infer.autoguide.AutoGuideList, or a number."
+        )
+    return scales[0] if scales else ours["scale"]
 
 
 def log_prob_of(site: Any, total: Total) -> torch.Tensor:

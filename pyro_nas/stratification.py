@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from pyro.poutine.messenger import Messenger
 
+from pyro_nas.sites import device_of
+
 
 class Stratified(Messenger):
     """Draw a scalar site of L particles one from each of L equally probable strata, in random order.
@@ -15,7 +17,7 @@ class Stratified(Messenger):
 
     def __init__(self, site: str):
         super().__init__()
-        self.site = site
+        self.site, self.used = site, False
 
     def _pyro_sample(self, msg) -> None:
         if msg["name"] != self.site or msg["done"] or msg["is_observed"]:
@@ -25,9 +27,9 @@ class Stratified(Messenger):
         count = shape.numel()
         place = (torch.randperm(count) + torch.rand(count)) / count
         try:
-            msg["value"] = law.icdf(place.view(shape))
+            msg["value"] = law.icdf(place.view(shape).to(device_of(law)))
         except NotImplementedError:
             raise ValueError(
                 f"stratified: expected a law of {self.site!r} with quantiles (icdf), got {law}. Switch it off."
             ) from None
-        msg["done"] = True
+        msg["done"] = self.used = True

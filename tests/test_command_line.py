@@ -191,26 +191,32 @@ def source_cells(path):
     return [cell.source for cell in jupytext.read(path).cells if cell.cell_type == "code"]
 
 
-def test_quick_start_is_short_and_stored_with_its_output():
-    stored = nbformat.read(ROOT / "notebooks" / "quick_start.ipynb", as_version=4)
-    code = [cell for cell in stored.cells if cell.cell_type == "code"]
-    assert [cell.source for cell in code] == source_cells(ROOT / "notebooks" / "quick_start.py")
-    assert all(cell.execution_count for cell in code)
-    assert sum("image/png" in output.get("data", {}) for cell in code for output in cell.outputs) >= 4
-    assert len([line for cell in code for line in cell.source.splitlines() if line.strip()]) < 40
+NOTEBOOKS = {
+    "quick_start": ({"epochs=40": "epochs=2", "epochs=60": "epochs=2", "num_samples=200": "num_samples=20"},
+                    ["test accuracy", "r_hat"]),
+    "every_complexity": ({'"epochs": 120': '"epochs": 1', "draws=16": "draws=2"}, ["conditioned", "tuned"]),
+}  # fmt: skip
 
 
-def test_quick_start_runs():
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebooks_run(name):
     sys.path.insert(0, str(ROOT))
     from tests.execute_notebooks import FOLDER, execute
 
-    notebook = execute(
-        FOLDER / "quick_start.py",
-        {"epochs=40": "epochs=2", "epochs=60": "epochs=2", "num_samples=200": "num_samples=20"},
-    )
-    text = json.dumps(notebook)
-    assert "test accuracy" in text
-    assert "r_hat" in text
+    smaller, words = NOTEBOOKS[name]
+    text = json.dumps(execute(FOLDER / f"{name}.py", smaller))
+    assert all(word in text for word in words)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebooks_are_stored_with_their_output(name):
+    stored = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    code = [cell for cell in stored.cells if cell.cell_type == "code"]
+    assert [cell.source for cell in code] == source_cells(ROOT / "notebooks" / f"{name}.py")
+    assert all(cell.execution_count for cell in code)
+    assert sum("image/png" in output.get("data", {}) for cell in code for output in cell.outputs) >= 4
+    if name == "quick_start":
+        assert len([line for cell in code for line in cell.source.splitlines() if line.strip()]) < 40
 
 
 def test_the_example_in_the_readme_runs(capsys):
@@ -229,6 +235,12 @@ def test_the_figures_in_the_readme_are_those_that_the_commands_stored():
         for metric in ("accuracy", "calibration_error"):
             value = digits["test"][name][metric]
             assert f"{value['mean']:.4f} ± {value['sd']:.4f}" in text
+    best = json.loads((ROOT / "notebooks" / "complexity_best.json").read_text())
+    for row in best["rows"].values():
+        for complexity in ("0.1", "1.0", "10.0", "100.0"):
+            for metric, digits_shown in (("evidence", 0), ("accuracy", 3), ("stability", 2)):
+                value = row[complexity][metric]
+                assert f"{value['mean']:.{digits_shown}f} ± {value['sd']:.{digits_shown}f}" in text
     bench = json.loads((ROOT / "notebooks" / "bench.json").read_text())
     for row in bench["rows"]:
         assert f"{row['ours/by hand']:.2f}" in text

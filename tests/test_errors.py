@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_nas import Network, Space, derive, probable_structures, to_arviz
+from pyro_nas import Evidence, Network, Space, derive, probable_structures, to_arviz
 from pyro_nas.__main__ import main
 from pyro_nas.data import load
 from pyro_nas.inference import adam, bilevel, clipped, delayed, one_cycle, schedules, svi
@@ -181,7 +181,7 @@ BAD = {
     "enumeration in a plate": (
         lambda: fit(enumerate_discrete=True, particles=2, vectorize_particles=True), "vectorize_particles", "both"),
     "strata without quantiles": (
-        lambda: fit_all(complexity=dist.Gamma(1.0, 1.0)), "stratified", "icdf"),
+        lambda: fit_all(dist.Gamma(1.0, 1.0)), "stratified", "icdf"),
     "hypernetwork without λ": (lambda: hypernets.Linear(guides.MeanField(model())), "guide", "complexity=1.0"),
     "hypernetwork of no guide": (lambda: hypernets.Spline(model()), "guide", "Model"),
     "hypernetwork with batch normalisation": (
@@ -191,6 +191,31 @@ BAD = {
     "hypernetwork hidden": (lambda: hypernets.LowRank(over_all(), hidden=0), "hidden", "0"),
     "hypernetwork knots": (lambda: hypernets.Spline(over_all(), knots=1), "knots", "1"),
     "fixed λ": (lambda: hypernets.Linear(over_all()).fixed(-1.0, model()), "complexity", "-1.0"),
+    "λ of another library": (
+        lambda: model(complexity=torch.distributions.LogNormal(0.0, 1.0)), "complexity", "pyro.distributions"),
+    "λ below 0": (lambda: hypernets.Spline(over_all(dist.Normal(0.0, 1.0))), "complexity", "above 0"),
+    "several λ for one particle": (
+        lambda: evidence_at(torch.tensor([[1.0], [2.0]])), "complexity", "vectorize_particles=True"),
+    "emphasis of another shape": (
+        lambda: fit_all(emphasis=lambda complexity: complexity[:, None]), "emphasis", r"\(2,\)"),
+    "strata of nothing": (
+        lambda: fit(particles=2, vectorize_particles=True, stratified=True), "stratified", "draws λ"),
+    "joint guide of two λ": (
+        lambda: svi.fit(over_all().model, pyro.infer.autoguide.AutoLowRankMultivariateNormal(over_all().model),
+                        (X, Y)), "guide", "joint"),
+    "module that cannot be batched": (
+        lambda: fit(space=Space({(0, 1): {"a": Recurrent}}), particles=2, vectorize_particles=True),
+        "vectorize_particles", "cannot run batched"),
+    "fixed at another λ": (
+        lambda: hypernets.Linear(over_all()).fixed(2.0, model(complexity=5.0)), "model", "complexity=2.0"),
+    "fixed for another network": (
+        lambda: hypernets.Linear(over_all()).fixed(
+            1.0, Model(Space({(0, 1): {"a": dense(3, 4)}}), num_data=12)), "model", "weights and choices"),
+    "moments of points": (
+        lambda: moments(guides.PointMass(model()), model().packing), "guide", "spread"),
+    "moments that depend on structure": (
+        lambda: moments(structure_conditioned(), model().packing), "guide", "different from run to run"),
+    "seed too large": (lambda: fit(seed=2**63), "seed", "2⁶³"),
     "clip value": (lambda: clipped(adam(), 0.0), "value", "0.0"),
     "pruned fraction": (lambda: masks({"a": X}, 1.5), "fraction", "1.5"),
     "pruning scope": (lambda: masks({"a": X}, 0.5, "layers"), "scope", "Did you mean 'layer'"),
@@ -211,10 +236,31 @@ def over_all(complexity=None):
     return guides.MeanField(model(complexity=complexity or priors.log_uniform(0.1, 100.0)))
 
 
-def fit_all(complexity):
+def fit_all(complexity=None, **options):
     guide = over_all(complexity)
-    hypernet = hypernets.Linear(guide)
-    return svi.fit(guide.model, hypernet, (X, Y), particles=2, vectorize_particles=True, stratified=True)
+    options = {"particles": 2, "vectorize_particles": True, "stratified": True, **options}
+    return svi.fit(guide.model, hypernets.Linear(guide), (X, Y), **options)
+
+
+def evidence_at(complexity):
+    guide = over_all()
+    conditioned = pyro.poutine.condition(hypernets.Linear(guide), data={"complexity": complexity})
+    return Evidence(guide.model, conditioned)(X, Y)
+
+
+def structure_conditioned():
+    guide = guides.StructureConditioned(model())
+    guide.loc_shift["weights"].data.normal_()
+    return guide
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.GRU(3, 2)
+
+    def forward(self, x):
+        return self.layer(x)[0]
 
 
 def unit_normal(name, shape):

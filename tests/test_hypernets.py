@@ -338,6 +338,46 @@ class Shifted(poutine.messenger.Messenger):
             msg["value"], msg["done"] = torch.full(msg["fn"].shape(), LOW), True
 
 
+def test_outputs_of_more_axes_count_their_data():
+    x, y = torch.randn(10, 6, 3), torch.randn(10, 6, 4)
+    model = Model(
+        Space({(0, 1): {"a": partial(nn.Linear, 3, 4)}}),
+        num_data=20,
+        likelihood=likelihoods.gaussian(1.0, learn=False),
+    )
+    guide = guides.PointMass(model)
+    mean = nn.functional.linear(x, *model.packing.unpack(guide.loc["weights"].detach()).values())
+    expected = 2 * torch.distributions.Normal(mean, 1.0).log_prob(y).sum()
+    assert torch.allclose(Evidence(model, guide)(x, y).log_likelihood, expected)
+
+
+def test_the_spline_of_a_hierarchical_prior_is_its_own_state():
+    torch.manual_seed(0)
+    weights = priors.relevance_determination(0.5)
+    ours, other = (hypernets.Spline(guides.MeanField(network(weights=weights))) for _ in range(2))
+    other.load_state_dict(ours.state_dict())
+    found, again = (one.at(torch.tensor(2.0)) for one in (ours, other))
+    assert all(torch.equal(found[name], again[name]) for name in found)
+
+
+def test_in_double_precision():
+    model = network().double()
+    hypernet = hypernets.Spline(guides.MeanField(model)).double()
+    x, y = torch.randn(40, 6, dtype=torch.double), torch.randint(0, 3, (40,))
+    terms = Evidence(model, hypernet, 3, vectorize_particles=True)(x, y)
+    assert terms.evidence.dtype == torch.double
+    assert torch.isfinite(terms.evidence)
+
+
+def test_autoguides_draw_a_prior_on_an_interval():
+    model = network(complexity=priors.log_uniform(1.0, 2.0))
+    guide = pyro.infer.autoguide.AutoNormal(model, init_scale=1.0)
+    x, y = torch.randn(40, 6), torch.randint(0, 3, (40,))
+    history = svi.fit(model, guide, (x, y), epochs=3)
+    assert torch.isfinite(torch.tensor(history[-1]["evidence"]))
+    assert all(1.0 <= guide(x, y)["complexity"].item() <= 2.0 for _ in range(20))
+
+
 def test_the_arcsine_prior_visits_both_ends():
     law = priors.log_arcsine(LOW, HIGH)
     draws = law.sample((20_000,))

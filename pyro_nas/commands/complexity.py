@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def complexity(
             checks.integer(name, value, low=1)
     checks.integer("hidden", hidden, low=1)
     checks.integer("draws", draws, low=2)
-    checks.integer("seed", seed)
+    checks.seed(seed)
     rows = ROWS[checks.one_of("protocol", protocol, ROWS)]
     if speed and protocol != "best":
         raise ValueError("speed: expected protocol 'best' beside it, got 'paper'. Pass --protocol best.")
@@ -70,31 +71,24 @@ def complexity(
     options = {**(PAPER if protocol == "paper" else BEST), "progress": sys.stderr.isatty()}
     if not large:
         options["batch_size"] = 64
+    setting = Setting(
+        split.known, split.test, split.classes, hidden, epochs, hypernet_epochs, draws, seed, place,
+        "prior" if protocol == "paper" else "network", options,
+    )  # fmt: skip
+    setting.model(1.0).check(*(part.to(place) for part in split.known))
     folder = RunFolder(out, config, resume)
 
     kept = {name: value for name, value in config.items() if name not in ("root", "device")}
     kept |= {"runs": runs, "epochs": epochs, "hypernet_epochs": hypernet_epochs}
     found = []
     for number in range(runs):
-        setting = Setting(
-            split.known,
-            split.test,
-            split.classes,
-            hidden,
-            epochs,
-            hypernet_epochs,
-            draws,
-            seed + number,
-            place,
-            "prior" if protocol == "paper" else "network",
-            options,
-        )
+        setting = replace(setting, seed=seed + number)
         done: dict[str, Row] = {}
         results: dict[str, Any] = {}
         for name in rows:
             path = folder.path / "rows" / f"{seed + number}-{name.replace(' ', '_').replace(',', '')}.json"
             if path.exists() and not _needed(path.parent, rows, seed + number, name):
-                results[name] = read_json(path)
+                results[name] = read_json(path, "complexities")
                 continue
             done[name] = train(name, setting, done)
             results[name] = measure(setting, done[name])

@@ -175,15 +175,17 @@ def race(setting: Setting, trained: Row, complexities: Sequence[float]) -> dict[
         history = svi.fit(model, guide, setting.train, epochs=setting.epochs, seed=setting.seed, **options)
         seconds = time.perf_counter() - start - spent
         result["direct"][str(complexity)] = {
-            "seconds": round(seconds, 2), "epochs": len(history), "reached": reached, "target": target
+            "seconds": seconds, "epochs": len(history), "reached": reached, "target": target
         }  # fmt: skip
     total = sum(entry["seconds"] for entry in result["direct"].values())
-    return {**result, "direct_seconds": round(total, 2), "ratio": round(trained.seconds / total, 3)}
+    return {**result, "direct_seconds": total, "ratio": trained.seconds / total}
 
 
 def _evidence(setting: Setting, model: Model, guide: Any) -> float:
-    torch.manual_seed(setting.seed)
-    value = evaluate(model, guide, _batches(setting), 2)["evidence"]
+    """Return the evidence on all training data, and leave mode and random state as they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(setting.seed)
+        value = evaluate(model, guide, _batches(setting), 2)["evidence"]
     model.train()
     return value
 

@@ -94,7 +94,7 @@ def search(
         resume: continue the run in that folder.
     """
     config = {name: value for name, value in locals().items() if name not in ("out", "resume")}
-    checks.integer("seed", seed)
+    checks.seed(seed)
     checks.integer("draws", draws, low=1)
     place = checks.device("device", device)
     make_guide = GUIDES[checks.one_of("guide", guide, GUIDES)]
