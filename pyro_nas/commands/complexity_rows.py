@@ -63,6 +63,11 @@ class Setting:
                 guide.loc["weights"].normal_(0, PRIOR_SCALE)
         return guide.to(self.device)
 
+    def batches(self, size: int = 10_000) -> list[Labelled]:
+        """Return the training data in order."""
+        x, y = (part.to(self.device) for part in self.train)
+        return list(zip(x.split(size), y.split(size), strict=True))
+
 
 @dataclass
 class Row:
@@ -131,7 +136,7 @@ def measure(setting: Setting, row: Row) -> dict[str, Any]:
     x, y = (part.to(setting.device) for part in setting.test)
     for complexity, (model, guide) in row.pairs.items():
         torch.manual_seed(setting.seed)
-        terms = evaluate(model, guide, _batches(setting), setting.draws)
+        terms = evaluate(model, guide, setting.batches(), setting.draws)
         mean, sd = moments(guide, model.packing)
         curve = pruning_curve(model, mean_draw(guide), relative_density(mean, sd), x, y)
         result["complexities"][str(complexity)] = {
@@ -143,11 +148,6 @@ def measure(setting: Setting, row: Row) -> dict[str, Any]:
             "stability": stability(curve),
         }
     return result
-
-
-def _batches(setting: Setting, size: int = 10_000) -> list[Labelled]:
-    x, y = (part.to(setting.device) for part in setting.train)
-    return list(zip(x.split(size), y.split(size), strict=True))
 
 
 def race(setting: Setting, trained: Row, complexities: Sequence[float]) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def _evidence(setting: Setting, model: Model, guide: Any) -> float:
     """Return the evidence on all training data, and leave mode and random state as they were."""
     with torch.random.fork_rng():
         torch.manual_seed(setting.seed)
-        value = evaluate(model, guide, _batches(setting), 2)["evidence"]
+        value = evaluate(model, guide, setting.batches(), 2)["evidence"]
     model.train()
     return value
 
@@ -227,8 +227,8 @@ def train(name: str, setting: Setting, done: dict[str, Row]) -> Row:
         return hypernet(setting, hypernets.Linear, epochs, priors.log_uniform(LOW, HIGH), **several)
     if name == "spline":
         options = {"particles": 8, "vectorize_particles": True, "stratified": True, "emphasis": emphasis}
-        options |= {"optimizer": adam(4e-3), "scheduler": one_cycle(4e-3)}
-        return hypernet(setting, spline, epochs, priors.log_arcsine(LOW, HIGH), **options)
+        options |= {"optimizer": adam(6e-3), "scheduler": one_cycle(6e-3)}
+        return hypernet(setting, spline, epochs, priors.log_uniform(LOW, HIGH), **options)
     return tuned(setting, done[name.partition(" + ")[0]])
 
 
