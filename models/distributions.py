@@ -131,16 +131,16 @@ class RelaxedBernoulli(TorchDistribution):
 
 
 class LogInterval(TorchDistribution):
-    """log λ uniform on [log low, log high], or arcsine there.
+    """λ on [low, high] with the quantile function log λ = log low + t log(high/low), t = (1−e) u + e sin²(πu/2).
 
-    P(log λ ≤ log low + t log(high/low)) = t, or (2/π) asin √t. ``low`` and ``high``: scalars above 0.
+    ``ends`` e = 0 is the log-uniform law, e = 1 the arcsine law of log λ. ``low`` and ``high``: scalars above 0.
     """
 
     arg_constraints = {"low": constraints.positive, "high": constraints.positive}  # noqa: RUF012
     has_rsample = True
 
-    def __init__(self, low: torch.Tensor, high: torch.Tensor, arcsine: bool = False):
-        self.low, self.high, self.arcsine = low, high, arcsine
+    def __init__(self, low: torch.Tensor, high: torch.Tensor, ends: float = 0.0):
+        self.low, self.high, self.ends = low, high, ends
         super().__init__(low.shape, validate_args=False)
 
     @property
@@ -150,37 +150,42 @@ class LogInterval(TorchDistribution):
 
     def expand(self, batch_shape, _instance=None):
         """Return the same law with another batch shape."""
-        return type(self)(self.low.expand(batch_shape), self.high.expand(batch_shape), self.arcsine)
+        return type(self)(self.low.expand(batch_shape), self.high.expand(batch_shape), self.ends)
 
     def rsample(self, sample_shape=NO_SHAPE):
         """Draw λ."""
         place = torch.rand(self._extended_shape(sample_shape), dtype=self.low.dtype, device=self.low.device)
         return self.icdf(place)
 
+    def _place(self, u):
+        return (1 - self.ends) * u + self.ends * torch.sin(0.5 * math.pi * u).square()
+
     def icdf(self, value):
         """Return the quantile."""
-        place = torch.sin(0.5 * math.pi * value).square() if self.arcsine else value
-        return (self.low.log() + (self.high / self.low).log() * place).exp()
+        return (self.low.log() + (self.high / self.low).log() * self._place(value)).exp()
 
     def cdf(self, value):
-        """Return the probability of at most ``value``."""
+        """Return the probability of at most ``value``, by bisection."""
         place = ((value / self.low).log() / (self.high / self.low).log()).clamp(0, 1)
-        return torch.asin(place.sqrt()) / (0.5 * math.pi) if self.arcsine else place
+        low, high = torch.zeros_like(place), torch.ones_like(place)
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            below = self._place(middle) < place
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return 0.5 * (low + high)
 
     def log_prob(self, value):
-        """Return the log-density; at an end of the arcsine law that of the nearest number inside."""
-        length = (self.high / self.low).log()
-        place = (value / self.low).log() / length
-        log_density = -(length * value).log()
-        if self.arcsine:
-            inside = place.clamp(1e-6, 1 - 1e-6)
-            log_density = log_density - math.log(math.pi) - 0.5 * (inside * (1 - inside)).log()
-        return log_density.where((place >= -1e-6) & (place <= 1 + 1e-6), -torch.inf)
+        """Return the log-density; the arcsine law has it no higher than a step inside its ends."""
+        u = self.cdf(value).clamp(1e-4, 1 - 1e-4)
+        slope = (1 - self.ends) + self.ends * 0.5 * math.pi * torch.sin(math.pi * u)
+        log_density = -slope.log() - ((self.high / self.low).log() * value).log()
+        inside = (value >= self.low * (1 - 1e-6)) & (value <= self.high * (1 + 1e-6))
+        return log_density.where(inside, -torch.inf)
 
 
 @register_kl(LogInterval, LogInterval)
 def _kl_log_interval(q: LogInterval, p: LogInterval) -> torch.Tensor:
-    if q.arcsine != p.arcsine or not torch.equal(*torch.broadcast_tensors(q.low / q.high, p.low / p.high)):
+    if q.ends != p.ends or not torch.equal(*torch.broadcast_tensors(q.low / q.high, p.low / p.high)):
         raise NotImplementedError
     return torch.zeros_like(q.low)
 

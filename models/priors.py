@@ -146,19 +146,16 @@ def fan_in(gain: float = 1.0) -> Callable[[str, torch.Size], float]:
 
 def log_uniform(low: float, high: float) -> TorchDistribution:
     """log λ ~ U(log low, log high): a prior of the complexity λ (hypernetwork paper, §3)."""
-    return _between(low, high, arcsine=False)
+    return log_interval(low, high, ends=0.0)
 
 
-def log_arcsine(low: float, high: float) -> TorchDistribution:
-    """log λ ~ the arcsine law on [log low, log high], a prior of the complexity λ that visits both ends more often.
+def log_interval(low: float, high: float, ends: float = 0.5) -> TorchDistribution:
+    """A prior of the complexity λ on [low, high], from log-uniform (``ends`` 0) to arcsine in log λ (``ends`` 1).
 
-    It is the density of Chebyshev's nodes: a function of λ that is fitted at random points has neighbours on one side
-    only at an end, and needs more of them there.
+    The arcsine law is the density of Chebyshev's nodes: a function of λ that is fitted at random points has neighbours
+    on one side only at an end, and needs more of them there.
     """
-    return _between(low, high, arcsine=True)
-
-
-def _between(low: float, high: float, arcsine: bool) -> TorchDistribution:
     checks.number("low", low, low=0, open_low=True)
     checks.number("high", high, low=low, open_low=True)
-    return LogInterval(torch.tensor(float(low)), torch.tensor(float(high)), arcsine)
+    checks.number("ends", ends, low=0, high=1)
+    return LogInterval(torch.tensor(float(low)), torch.tensor(float(high)), float(ends))

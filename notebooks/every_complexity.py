@@ -59,7 +59,7 @@ options = {"epochs": 120, "batch_size": 64, "optimizer": adam(0.02), "scheduler"
 options["local_reparameterization"] = True
 several = {"particles": 8, "vectorize_particles": True, "stratified": True}
 torch.manual_seed(0)
-hypernet = hypernets.Spline(guides.MeanField(build(priors.log_arcsine(0.1, 100.0))))
+hypernet = hypernets.Spline(guides.MeanField(build(priors.log_interval(0.1, 100.0, ends=1.0))))
 history = svi.fit(
     hypernet.model, hypernet, data.known, **options, **several, emphasis=lambda complexity: (1 + complexity / 3).rsqrt()
 )

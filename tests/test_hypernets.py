@@ -379,7 +379,7 @@ def test_autoguides_draw_a_prior_on_an_interval():
 
 
 def test_the_arcsine_prior_visits_both_ends():
-    law = priors.log_arcsine(LOW, HIGH)
+    law = priors.log_interval(LOW, HIGH, ends=1.0)
     draws = law.sample((20_000,))
     place = (draws.log() - torch.tensor(LOW).log()) / torch.tensor(HIGH / LOW).log()
     grid = torch.linspace(0.05, 0.95, 10)
@@ -387,7 +387,16 @@ def test_the_arcsine_prior_visits_both_ends():
     expected = torch.asin(grid.sqrt()) * 2 / torch.pi  # the distribution function of Beta(½, ½)
     assert ((shares - expected).abs() < 4.5 * (expected * (1 - expected) / 20_000).sqrt()).all()
     assert ((shares - grid).abs() > 0.02).any()  # it is not uniform
-    inside = torch.logspace(-0.9, 1.9, 2001, dtype=torch.double)
+
+
+@pytest.mark.parametrize("ends", [0.0, 0.5, 1.0])
+def test_laws_on_an_interval_are_consistent(ends):
+    law = priors.log_interval(LOW, HIGH, ends)
+    inside = torch.logspace(-0.9, 1.9, 4001, dtype=torch.double)
     density = torch.trapezoid(law.log_prob(inside).exp(), inside)
-    assert torch.allclose(density, (law.cdf(inside[-1]) - law.cdf(inside[0])).double(), atol=1e-4)
-    assert torch.allclose(law.icdf(law.cdf(torch.tensor([0.2, 5.0]))), torch.tensor([0.2, 5.0]), rtol=1e-4)
+    assert torch.allclose(density, law.cdf(inside[-1]) - law.cdf(inside[0]), atol=1e-4)
+    places = torch.linspace(0, 1, 11)
+    assert torch.allclose(law.cdf(law.icdf(places)), places, atol=2e-3)
+    assert law.log_prob(torch.tensor([0.05, 200.0])).tolist() == [-torch.inf, -torch.inf]
+    shares = (law.sample((20_000,))[:, None] < law.icdf(places[1:-1])).double().mean(0)
+    assert ((shares - places[1:-1]).abs() < 4.5 * (places[1:-1] * (1 - places[1:-1]) / 20_000).sqrt()).all()

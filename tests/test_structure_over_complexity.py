@@ -33,7 +33,7 @@ def fit(guide, seed, **options):
 
 def over_complexity(frozen):
     torch.manual_seed(0)
-    hypernet = hypernets.Spline(guides.MeanField(build(priors.log_arcsine(0.1, 100.0))))
+    hypernet = hypernets.Spline(guides.MeanField(build(priors.log_interval(0.1, 100.0, ends=1.0))))
     if frozen:
         at, hypernet.at = hypernet.at, lambda complexity: at(torch.full_like(complexity, 3.0))
     fit(

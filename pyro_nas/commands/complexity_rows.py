@@ -192,7 +192,7 @@ def _evidence(setting: Setting, model: Model, guide: Any) -> float:
 
 def spline(guide: guides.Guide) -> hypernets.Hypernetwork:
     """Return the hypernetwork of the protocol "best"."""
-    return hypernets.Spline(guide, knots=7, scale_knots=3)
+    return hypernets.Spline(guide, knots=7, scale_knots=2)
 
 
 def emphasis(complexity: torch.Tensor) -> torch.Tensor:
@@ -228,7 +228,7 @@ def train(name: str, setting: Setting, done: dict[str, Row]) -> Row:
     if name == "spline":
         options = {"particles": 8, "vectorize_particles": True, "stratified": True, "emphasis": emphasis}
         options |= {"optimizer": adam(6e-3), "scheduler": one_cycle(6e-3)}
-        return hypernet(setting, spline, epochs, priors.log_uniform(LOW, HIGH), **options)
+        return hypernet(setting, spline, epochs, priors.log_interval(LOW, HIGH, ends=0.5), **options)
     return tuned(setting, done[name.partition(" + ")[0]])
 
 
