@@ -66,8 +66,9 @@ history = svi.fit(
 
 # %% [markdown]
 # ## 𝔏(λ), its terms, and accuracy
-# A line for the hypernetwork, dots for guides trained at one λ alone. 𝔏 is convex and falls, and d𝔏/dλ = −KL. Around
-# λ = 1 direct training falls into the prior, a poor optimum that the hypernetwork avoids.
+# A line for the hypernetwork, dots for guides trained at one λ alone. At the optimum 𝔏 is convex and falls with slope
+# −KL; the hypernetwork misses it in the dip near λ = 5, where the weights return to the prior at once. At λ = 1
+# direct training ends in the prior, a poor optimum that the hypernetwork avoids.
 
 # %%
 terms = ["evidence", "log_likelihood", "kl_weights", "kl_structure", "accuracy"]
