@@ -18,8 +18,7 @@ import pytest
 import torch
 
 from pyro_nas import Space, predict, read_space
-from pyro_nas.__main__ import main
-from pyro_nas.commands.search import _epochs
+from pyro_nas.__main__ import _epochs, main
 from pyro_nas.data import load
 from pyro_nas.models import Model, guides, priors, zoo
 from pyro_nas.posterior import draw

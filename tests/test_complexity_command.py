@@ -6,8 +6,8 @@ import matplotlib.image
 import pytest
 
 from pyro_nas.__main__ import main
-from pyro_nas.commands.complexity_report import PUBLISHED, summarise, tables
-from pyro_nas.commands.complexity_rows import COMPLEXITIES, ROWS
+from pyro_nas.complexity_report import PUBLISHED, summarise, tables
+from pyro_nas.complexity_rows import COMPLEXITIES, ROWS
 
 SMALL = ["complexity", "--epochs", "3", "--hypernet_epochs", "3", "--hidden", "6", "--draws", "2", "--runs", "2"]
 

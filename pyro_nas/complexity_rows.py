@@ -6,15 +6,15 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
+from torch import nn
 
 from pyro_nas.data import Labelled
 from pyro_nas.evidence import evaluate
-from pyro_nas.inference import adam, clipped, one_cycle, svi
-from pyro_nas.models import Model, guides, hypernets, priors
 from pyro_nas.posterior import mean_draw
 from pyro_nas.primitives import dense, flatten
 from pyro_nas.pruning import moments, parametric_complexity, pruning_curve, relative_density, stability
@@ -23,13 +23,15 @@ from pyro_nas.space import Space
 COMPLEXITIES = (0.1, 1.0, 10.0, 100.0)
 LOW, HIGH = 0.1, 100.0
 PRIOR_SCALE, INITIAL_SCALE = 0.1, math.exp(-3)
-Pairs = dict[float, tuple[Model, guides.Guide]]
+Pairs = dict[float, tuple[nn.Module, nn.Module]]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all rows of a run share."""
+    """What all rows of a run share; ``models`` and ``inference`` are the rooms, which the command line hands over."""
 
+    models: Any
+    inference: Any
     train: Labelled
     test: Labelled
     classes: int
@@ -42,7 +44,7 @@ class Setting:
     start: Literal["prior", "network"]
     options: dict[str, Any]
 
-    def model(self, complexity: Any) -> Model:
+    def model(self, complexity: Any) -> Any:
         """Return the model of the study: inputs, ReLU units, classes; N(0, 0.1²) weights and biases."""
         inputs = self.train[0][0].numel()
         edges = {
@@ -50,14 +52,13 @@ class Setting:
             (1, 2): {"hidden": dense(inputs, self.hidden, "relu")},
             (2, 3): {"readout": dense(self.hidden, self.classes)},
         }
-        model = Model(
-            Space(edges), num_data=len(self.train[1]), weights=priors.normal(PRIOR_SCALE), complexity=complexity
-        )
+        weights = self.models.priors.normal(PRIOR_SCALE)
+        model = self.models.Model(Space(edges), num_data=len(self.train[1]), weights=weights, complexity=complexity)
         return model.to(self.device)
 
-    def guide(self, model: Model) -> guides.MeanField:
+    def guide(self, model: nn.Module) -> Any:
         """Return a mean-field guide; its means start at a draw of the prior, or at the network's own initialisation."""
-        guide = guides.MeanField(model, INITIAL_SCALE)
+        guide = self.models.guides.MeanField(model, INITIAL_SCALE)
         if self.start == "prior":
             with torch.no_grad():
                 guide.loc["weights"].normal_(0, PRIOR_SCALE)
@@ -76,7 +77,7 @@ class Row:
     pairs: Pairs
     updates: int
     seconds: float
-    hypernet: hypernets.Hypernetwork | None = None
+    hypernet: Any = None
 
 
 def direct(setting: Setting, epochs: int) -> Row:
@@ -93,7 +94,7 @@ def direct(setting: Setting, epochs: int) -> Row:
 
 def hypernet(
     setting: Setting,
-    make: Callable[[guides.Guide], hypernets.Hypernetwork],
+    make: Callable[[Any], Any],
     epochs: int,
     prior: TorchDistribution,
     **options: Any,
@@ -123,9 +124,10 @@ def tuned(setting: Setting, trained: Row) -> Row:
     return row
 
 
-def _fit(setting: Setting, row: Row, model: Model, guide: Any, epochs: int, **options: Any) -> None:
+def _fit(setting: Setting, row: Row, model: nn.Module, guide: nn.Module, epochs: int, **options: Any) -> None:
     start = time.perf_counter()
-    history = svi.fit(model, guide, setting.train, epochs=epochs, seed=setting.seed, **{**setting.options, **options})
+    options = {**setting.options, **options, "epochs": epochs, "seed": setting.seed}
+    history = setting.inference.svi.fit(model, guide, setting.train, **options)
     row.seconds += time.perf_counter() - start
     row.updates += history[-1]["updates"]
 
@@ -163,7 +165,7 @@ def race(setting: Setting, trained: Row, complexities: Sequence[float]) -> dict[
         guide, spent, reached = setting.guide(model), 0.0, False
         target = _evidence(setting, model, trained.hypernet.fixed(complexity, model))
 
-        def stop(record: Any, model: Model = model, guide: Any = guide, target: float = target) -> bool:
+        def stop(record: Any, model: Any = model, guide: Any = guide, target: float = target) -> bool:
             nonlocal spent, reached
             start = time.perf_counter()
             reached = _evidence(setting, model, guide) >= target
@@ -171,8 +173,8 @@ def race(setting: Setting, trained: Row, complexities: Sequence[float]) -> dict[
             return reached
 
         start = time.perf_counter()
-        options = {**setting.options, "callbacks": [stop]}
-        history = svi.fit(model, guide, setting.train, epochs=setting.epochs, seed=setting.seed, **options)
+        options = {**setting.options, "callbacks": [stop], "epochs": setting.epochs, "seed": setting.seed}
+        history = setting.inference.svi.fit(model, guide, setting.train, **options)
         seconds = time.perf_counter() - start - spent
         result["direct"][str(complexity)] = {
             "seconds": seconds, "epochs": len(history), "reached": reached, "target": target
@@ -181,18 +183,13 @@ def race(setting: Setting, trained: Row, complexities: Sequence[float]) -> dict[
     return {**result, "direct_seconds": total, "ratio": trained.seconds / total}
 
 
-def _evidence(setting: Setting, model: Model, guide: Any) -> float:
+def _evidence(setting: Setting, model: nn.Module, guide: nn.Module) -> float:
     """Return the evidence on all training data, and leave mode and random state as they were."""
     with torch.random.fork_rng():
         torch.manual_seed(setting.seed)
         value = evaluate(model, guide, setting.batches(), 2)["evidence"]
     model.train()
     return value
-
-
-def spline(guide: guides.Guide) -> hypernets.Hypernetwork:
-    """Return the hypernetwork of the protocol "best"."""
-    return hypernets.Spline(guide, knots=7, scale_knots=2)
 
 
 def emphasis(complexity: torch.Tensor) -> torch.Tensor:
@@ -203,18 +200,21 @@ def emphasis(complexity: torch.Tensor) -> torch.Tensor:
 # The paper does not say where means start. With a draw of the prior "direct" and "linear" are as published (with
 # torch's own initialisation the evidence of "direct" at λ = 0.1 is 7 % higher, and its pruned networks are worse);
 # "low rank" is with torch's own (with a draw of the prior its evidence at λ = 0.1 is 13 % lower).
-PAPER = {"batch_size": 64, "optimizer": clipped(adam(5e-4), 1.0)}
-BEST = {
-    "batch_size": 256,
-    "optimizer": adam(3e-3),
-    "scheduler": one_cycle(3e-3),
-    "local_reparameterization": True,
-}
+STARTS: dict[str, Literal["prior", "network"]] = {"paper": "prior", "best": "network"}
+
+
+def options(protocol: str, inference: Any) -> dict[str, Any]:
+    """Return what every fit of a protocol takes."""
+    adam = inference.adam
+    if protocol == "paper":
+        return {"batch_size": 64, "optimizer": inference.clipped(adam(5e-4), 1.0)}
+    schedule = {"optimizer": adam(3e-3), "scheduler": inference.one_cycle(3e-3)}
+    return {"batch_size": 256, "local_reparameterization": True, **schedule}
 
 
 def train(name: str, setting: Setting, done: dict[str, Row]) -> Row:
     """Train the row of this name; those that go on from another find it in ``done``."""
-    epochs = setting.hypernet_epochs
+    epochs, hypernets, priors = setting.hypernet_epochs, setting.models.hypernets, setting.models.priors
     if name == "direct":
         return direct(setting, setting.epochs)
     if name == "direct, 1 epoch":
@@ -226,9 +226,10 @@ def train(name: str, setting: Setting, done: dict[str, Row]) -> Row:
         several = {"particles": 5, "vectorize_particles": True}
         return hypernet(setting, hypernets.Linear, epochs, priors.log_uniform(LOW, HIGH), **several)
     if name == "spline":
-        options = {"particles": 8, "vectorize_particles": True, "stratified": True, "emphasis": emphasis}
-        options |= {"optimizer": adam(6e-3), "scheduler": one_cycle(6e-3)}
-        return hypernet(setting, spline, epochs, priors.log_interval(LOW, HIGH, ends=0.5), **options)
+        several = {"particles": 8, "vectorize_particles": True, "stratified": True, "emphasis": emphasis}
+        several |= {"optimizer": setting.inference.adam(6e-3), "scheduler": setting.inference.one_cycle(6e-3)}
+        spline = partial(hypernets.Spline, knots=7, scale_knots=2)
+        return hypernet(setting, spline, epochs, priors.log_interval(LOW, HIGH, ends=0.5), **several)
     return tuned(setting, done[name.partition(" + ")[0]])
 
 

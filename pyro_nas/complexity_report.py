@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pyro_nas.commands.complexity_rows import COMPLEXITIES, Row, Setting
+from pyro_nas.complexity_rows import COMPLEXITIES, Row, Setting
 from pyro_nas.evidence import evaluate
 from pyro_nas.local_reparameterization import LocalReparameterization
 
