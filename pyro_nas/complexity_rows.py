@@ -23,7 +23,7 @@ from pyro_nas.space import Space
 COMPLEXITIES = (0.1, 1.0, 10.0, 100.0)
 LOW, HIGH = 0.1, 100.0
 PRIOR_SCALE, INITIAL_SCALE = 0.1, math.exp(-3)
-Pairs = dict[float, tuple[nn.Module, nn.Module]]
+Pairs = dict[float, tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -223,10 +223,15 @@ def train(name: str, setting: Setting, done: dict[str, Row]) -> Row:
         own = replace(setting, start="network")
         return hypernet(own, hypernets.LowRank, epochs, priors.log_uniform(LOW, HIGH))
     if name == "linear":
-        several = {"particles": 5, "vectorize_particles": True}
-        return hypernet(setting, hypernets.Linear, epochs, priors.log_uniform(LOW, HIGH), **several)
+        five = {"particles": 5, "vectorize_particles": True}
+        return hypernet(setting, hypernets.Linear, epochs, priors.log_uniform(LOW, HIGH), **five)
     if name == "spline":
-        several = {"particles": 8, "vectorize_particles": True, "stratified": True, "emphasis": emphasis}
+        several: dict[str, Any] = {
+            "particles": 8,
+            "vectorize_particles": True,
+            "stratified": True,
+            "emphasis": emphasis,
+        }
         several |= {"optimizer": setting.inference.adam(6e-3), "scheduler": setting.inference.one_cycle(6e-3)}
         spline = partial(hypernets.Spline, knots=7, scale_knots=2)
         return hypernet(setting, spline, epochs, priors.log_interval(LOW, HIGH, ends=0.5), **several)

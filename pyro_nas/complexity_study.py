@@ -38,8 +38,8 @@ def study(models: Any, inference: Any) -> Callable[..., None]:
     ) -> None:
         """Compare hypernetworks over the complexity λ with training at λ = 0.1, 1, 10 and 100, and prune the results.
 
-        Network inputs–hidden–classes, N(0, 0.1²) weights. Writes tables 1 to 3 and figure 1 of the paper and a JSON file of
-        each row of each run as it ends.
+        Network inputs–hidden–classes, N(0, 0.1²) weights. Writes tables 1 to 3 and figure 1 of the paper and a JSON
+        file of each row of each run as it ends.
 
         Args:
             data: "digits", "mnist", "fashion-mnist", or an .npz file with arrays x and y (class indices).
@@ -50,7 +50,7 @@ def study(models: Any, inference: Any) -> Callable[..., None]:
             hypernet_epochs: epochs of a hypernetwork; by default 25 ("paper") or 44 ("best"), for small sets 200.
             hidden: ReLU units.
             draws: weight draws that the evidence averages.
-            speed: also train directly at 13 values of λ, each stopped at the hypernetwork's evidence ("best", first run).
+            speed: also train directly at 13 values of λ, each up to the hypernetwork's evidence ("best", first run).
             seed: seed of the first run.
             device: "cpu", "cuda", …
             out: run folder, new or empty.
@@ -78,8 +78,8 @@ def study(models: Any, inference: Any) -> Callable[..., None]:
         if not large:
             shared["batch_size"] = 64
         setting = Setting(
-            models, inference, split.known, split.test, split.classes, hidden, epochs, hypernet_epochs, draws, seed, place,
-            STARTS[protocol], shared,
+            models, inference, split.known, split.test, split.classes, hidden, epochs, hypernet_epochs, draws, seed,
+            place, STARTS[protocol], shared,
         )  # fmt: skip
         setting.model(1.0).check(*(part.to(place) for part in split.known))
         folder = RunFolder(out, config, resume)

@@ -117,6 +117,19 @@ def _draw_graph(axis: Axes, space: Space, probabilities: Mapping[str, torch.Tens
     axis.axis("off")
 
 
+def _grid(count: int, most: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its first ``count`` panels of common axes, at most so many in a line."""
+    columns = min(most, count)
+    lines = -(-count // columns)
+    size = (width * columns, height * lines)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained"
+    )
+    for axis in axes.flat[count:]:
+        axis.axis("off")
+    return figure, list(axes.flat[:count])
+
+
 def plot_structure(history: Sequence[Mapping[str, Any]], space: Space) -> Figure:
     """Draw the probability of each choice over the epochs, one panel per edge with open choices."""
     panels: list[tuple[Choices, int, Edge]] = [
@@ -124,28 +137,16 @@ def plot_structure(history: Sequence[Mapping[str, Any]], space: Space) -> Figure
     ]
     if not panels:
         raise ValueError("space: expected open choices to plot, got none.")
-    columns = min(4, len(panels))
-    lines = -(-len(panels) // columns)
-    figure, axes = plt.subplots(
-        lines,
-        columns,
-        figsize=(3.4 * columns, 2.9 * lines),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-        layout="constrained",
-    )
+    figure, axes = _grid(len(panels), 4, 3.4, 2.9)
     names = list(dict.fromkeys(name for choices, row, _ in panels for name in choices.primitives[row]))
     epochs = [record["epoch"] + 1 for record in history]
-    for axis, (choices, row, edge) in zip(axes.flat, panels, strict=False):
+    for axis, (choices, row, edge) in zip(axes, panels, strict=True):
         curves = np.array([record["structure"][choices.site][row] for record in history])
         for k, name in enumerate(choices.primitives[row]):
             axis.plot(epochs, curves[:, k], color=COLOURS[names.index(name) % 10], label=name, lw=2)
         axis.set_title(f"{choices.site}  {edge[0]} → {edge[1]}", fontsize=10)
         axis.set_ylim(-0.03, 1.03)
         axis.legend(fontsize=8, frameon=False)
-    for axis in axes.flat[len(panels) :]:
-        axis.axis("off")
     figure.supxlabel("epoch")
     figure.supylabel("probability of the choice")
     return figure
@@ -178,18 +179,8 @@ def plot_pruning(curves: Mapping[str, Mapping[float, Sequence[Mapping[str, float
 
     ``curves``: {row: {λ: [{"mean": …, "sd": …} at 0, 10, …, 90 %]}} (hypernetwork paper, figure 1).
     """
-    columns = min(2, len(curves))
-    lines = -(-len(curves) // columns)
-    figure, axes = plt.subplots(
-        lines,
-        columns,
-        figsize=(5 * columns, 3.4 * lines),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-        layout="constrained",
-    )
-    for axis, (name, by_complexity) in zip(axes.flat, curves.items(), strict=False):
+    figure, axes = _grid(len(curves), 2, 5.0, 3.4)
+    for axis, (name, by_complexity) in zip(axes, curves.items(), strict=True):
         for index, (complexity, points) in enumerate(by_complexity.items()):
             levels = 100 * np.arange(len(points)) / len(points)
             mean, sd = (np.array([point[part] for point in points]) for part in ("mean", "sd"))
@@ -198,8 +189,6 @@ def plot_pruning(curves: Mapping[str, Mapping[float, Sequence[Mapping[str, float
         axis.set_title(name, fontsize=10)
         axis.set_ylim(0, 1)
         axis.legend(frameon=False, fontsize=8, loc="lower left")
-    for axis in axes.flat[len(curves) :]:
-        axis.axis("off")
     figure.supxlabel("weights pruned, %")
     figure.supylabel("test accuracy")
     return figure
