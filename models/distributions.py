@@ -185,7 +185,8 @@ class LogInterval(TorchDistribution):
 
 @register_kl(LogInterval, LogInterval)
 def _kl_log_interval(q: LogInterval, p: LogInterval) -> torch.Tensor:
-    if q.ends != p.ends or not torch.equal(*torch.broadcast_tensors(q.low / q.high, p.low / p.high)):
+    same = (torch.equal(*torch.broadcast_tensors(*ends)) for ends in ((q.low, p.low), (q.high, p.high)))
+    if q.ends != p.ends or not all(same):
         raise NotImplementedError
     return torch.zeros_like(q.low)
 

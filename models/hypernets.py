@@ -181,9 +181,8 @@ class Spline(Hypernetwork):
             basis = (1 - (place.unsqueeze(-1) * (count - 1) - knots).abs()).clamp_min(0)  # (…, knots)
             value = combine(basis, coefficients)
             if f"precision_{key}" in self._buffers:
-                prior = self.get_buffer(f"precision_{key}").log()
                 own = log_complexity.reshape(complexity.shape + (1,) * (coefficients.dim() - 1))
-                value = 0.5 * (own - torch.logaddexp(value, own + prior))
+                value = -0.5 * ((value - own).exp() + self.get_buffer(f"precision_{key}")).log()
             values[key] = value
         return self._values(values)
 

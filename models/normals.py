@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from pyro.distributions import Independent, LowRankMultivariateNormal, Normal
 from pyro.distributions.torch_distribution import TorchDistribution
-from torch.distributions import register_kl
+from torch.distributions import kl_divergence, register_kl
 from torch.distributions.utils import lazy_property
 
 NO_SHAPE = torch.Size()
@@ -17,14 +17,18 @@ class MeanFieldNormal(Normal):
     """N(m, σ²) given log σ, so that the divergence from a normal prior takes no logarithm. Shapes (…)."""
 
     def __init__(self, loc: torch.Tensor, log_scale: torch.Tensor):
-        self.log_scale = log_scale
-        self.loc, self.scale = loc, log_scale.exp()
+        self.loc, self.log_scale = loc, log_scale
         TorchDistribution.__init__(self, loc.shape, validate_args=False)
 
     @lazy_property
+    def scale(self) -> torch.Tensor:
+        """σ, which local reparameterisation does without."""
+        return self.log_scale.exp()
+
+    @lazy_property
     def variance(self) -> torch.Tensor:
-        """σ², computed once for the divergence and for local reparameterisation."""
-        return self.scale.square()
+        """σ²."""
+        return self.scale.square() if "scale" in self.__dict__ else (2 * self.log_scale).exp()
 
     def rsample(self, sample_shape=NO_SHAPE):
         """Draw m + σ ε."""
@@ -33,7 +37,21 @@ class MeanFieldNormal(Normal):
 
     def expand(self, batch_shape, _instance=None):
         """Return the same law with another batch shape."""
-        return _expanded(self, batch_shape, ("loc", "log_scale", "scale"))
+        return _expanded(self, batch_shape, ("loc", "log_scale"))
+
+    def to_event(self, reinterpreted_batch_ndims=None):
+        """Return the law of the last axes together."""
+        axes = self.loc.dim() if reinterpreted_batch_ndims is None else reinterpreted_batch_ndims
+        return JointNormal(self, axes) if axes else self
+
+
+class JointNormal(Independent):
+    """Independent normal weights as one draw, whose divergence from a fixed prior is summed as it is computed."""
+
+    def expand(self, batch_shape, _instance=None):
+        """Return the same law with another batch shape."""
+        shape = torch.Size(batch_shape) + self.event_shape[: self.reinterpreted_batch_ndims]
+        return JointNormal(self.base_dist.expand(shape), self.reinterpreted_batch_ndims)
 
 
 class FixedNormal(Normal):
@@ -41,13 +59,15 @@ class FixedNormal(Normal):
 
     def __init__(self, loc: torch.Tensor, scale: torch.Tensor):
         super().__init__(loc, scale, validate_args=False)
-        self.constant, self.half_precision = scale.log() - 0.5, 0.5 / scale.square()
+        same = scale.numel() > 0 and bool((scale == scale.flatten()[0]).all())
+        spread = scale.flatten()[:1] if same else scale
+        self.constant, self.half_precision = (scale.log() - 0.5).sum(-1), 0.5 / spread.square()
         self.centred = not bool(loc.any())
 
     def expand(self, batch_shape, _instance=None):
         """Return the same law with another batch shape."""
-        new = _expanded(self, batch_shape, ("loc", "scale", "constant", "half_precision"))
-        new.centred = self.centred
+        new = _expanded(self, batch_shape, ("loc", "scale"))
+        new.constant, new.half_precision, new.centred = self.constant, self.half_precision, self.centred
         return new
 
 
@@ -63,34 +83,45 @@ def _expanded(law: TorchDistribution, batch_shape: torch.Size, names: tuple[str,
 @register_kl(MeanFieldNormal, Normal)
 def _kl_mean_field(q: MeanFieldNormal, p: Normal) -> torch.Tensor:
     """Return log τ − log σ + (σ² + (m − μ)²) / 2τ² − ½."""
-    if isinstance(p, FixedNormal):
-        difference = q.loc if p.centred else q.loc - p.loc
-        return _FixedDivergence.apply(difference, q.log_scale, q.variance.detach(), p.constant, p.half_precision)
     difference = q.loc - p.loc
     second = torch.addcmul(q.variance, difference, difference)
     return torch.addcmul(p.scale.log() - 0.5, second, 0.5 / p.scale.square()) - q.log_scale
 
 
+@register_kl(JointNormal, Independent)
+def _kl_joint_normal(q: JointNormal, p: Independent) -> torch.Tensor:
+    """Return the sum of the divergences over the event's axes."""
+    ours, theirs, axes = q.base_dist, p.base_dist, q.reinterpreted_batch_ndims
+    if p.reinterpreted_batch_ndims != axes:
+        raise NotImplementedError
+    if axes == 1 and isinstance(theirs, FixedNormal):
+        difference = ours.loc if theirs.centred else ours.loc - theirs.loc
+        value: torch.Tensor = _FixedDivergence.apply(
+            difference, ours.log_scale, ours.variance.detach(), theirs.constant, theirs.half_precision
+        )
+        return value
+    return kl_divergence(ours, theirs).flatten(-axes).sum(-1)
+
+
 class _FixedDivergence(torch.autograd.Function):
-    """The divergence from a fixed normal law, and its derivatives, in the fewest passes over the weights."""
-
-    generate_vmap_rule = True
+    """The divergence from a fixed normal law, (…, size) → (…), and its derivatives, in few passes over the weights."""
 
     @staticmethod
-    def forward(difference, log_scale, variance, constant, half_precision):
-        second = torch.addcmul(variance, difference, difference)
-        return torch.addcmul(constant, second, half_precision) - log_scale
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        difference, log_scale, variance, _, half_precision = inputs
+    def forward(ctx, difference, log_scale, variance, constant, half_precision):
         ctx.save_for_backward(difference, log_scale, variance, half_precision)
+        if half_precision.numel() == 1:
+            second = torch.linalg.vector_norm(difference, dim=-1).square() + variance.sum(-1)
+            quadratic = half_precision[0] * second
+        else:
+            quadratic = torch.addcmul(variance, difference, difference) @ half_precision
+        return constant + quadratic - log_scale.sum(-1)
 
     @staticmethod
     def backward(ctx, gradient):
         difference, log_scale, variance, half_precision = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again, through log σ
             variance = (2 * log_scale).exp()
+        gradient = gradient.unsqueeze(-1)
         weight = 2 * half_precision * gradient
         return difference * weight, torch.addcmul(-gradient, variance, weight), None, None, None
 

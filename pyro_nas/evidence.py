@@ -139,7 +139,9 @@ class Evidence(nn.Module):
                 f"vectorize_particles: expected sites with plates at dim −1 only, got values of shape "
                 f"{tuple(value.shape)}. Pass vectorize_particles=False."
             )
-        return value.expand(torch.broadcast_shapes(value.shape, (self.particles, 1))).sum(-1)
+        if value.dim() < 2 or len(value) != self.particles:
+            value = value.expand(self.particles, value.shape[-1] if value.dim() else 1)
+        return value.sum(-1)
 
     def _score(self, terms: Terms, discrete: list[Any], exact: Collection[str]) -> torch.Tensor:
         """Return a term of value 0 whose gradient is (reward − baseline) ∇ log q; the baseline knows past draws only.

@@ -31,7 +31,8 @@ def run_particles(
     Raises ValueError for draws in a plate at dim −1, that of the data, and for modules that ``torch.vmap`` cannot run.
     """
     tensors = {**weights, **structure}
-    lead = torch.broadcast_shapes(*(value.shape[: value.dim() - len(shapes[n])] for n, value in tensors.items()))
+    leads = {value.shape[: value.dim() - len(shapes[name])] for name, value in tensors.items()}
+    lead = next(iter(leads)) if len(leads) == 1 else torch.broadcast_shapes(*leads)
     if lead[-1] != 1:
         raise ValueError(f"model: expected particles in a plate at dim −2 or before, got draws of shape {tuple(lead)}.")
 
