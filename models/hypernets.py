@@ -142,13 +142,14 @@ class _Factors(nn.Module):
 
 
 class Spline(Hypernetwork):
-    """θ(λ) piecewise linear in log λ, and variances that shrink as the linear-Gaussian optimum does.
+    """θ(λ) piecewise linear in log λ; weights shrink as the linear-Gaussian optimum does, and their means with them.
 
-    Locations and structure are linear between ``knots`` values of λ, spaced evenly in log λ over its prior's range.
-    A standard deviation σ is that of σ² = λ / (g(λ) + λ/τ²), log g linear between ``scale_knots``, τ² the prior's
-    variance: v_j(λ) = λ / (G_jj + λ/τ_j²) is the optimum of a linear-Gaussian model, where g does not depend on λ.
-    (Where τ depends on other sites, log σ itself is linear.)
-    A knot's parameters serve its neighbourhood alone, so that small λ and large λ do not compete for them.
+    A standard deviation σ is that of σ² = λ / (g(λ) + λ/τ²), log g linear between ``scale_knots`` values of λ, τ² the
+    prior's variance: v_j(λ) = λ / (G_jj + λ/τ_j²) is the optimum of a linear-Gaussian model, where g does not depend
+    on λ. A location is m = a(λ) √(1 − σ²/τ²): a weight that the data do not tell of has σ = τ and m = 0. a, and all
+    else, is linear between ``knots`` values of λ, spaced evenly in log λ over its prior's range. (Where τ depends on
+    other sites, m and log σ themselves are.) A knot's parameters serve its neighbourhood alone, so that small λ and
+    large λ do not compete for them.
     """
 
     def __init__(self, guide: Guide, knots: int = 7, scale_knots: int | None = None):
@@ -158,20 +159,23 @@ class Spline(Hypernetwork):
         checks.integer("scale_knots", scale_knots, low=2)
         low, high = _range(self.model)
         self.log_low, self.log_high = math.log(low), math.log(high)
-        middle = 0.5 * (self.log_low + self.log_high)
-        self.coefficients = nn.ParameterDict()
-        for key, value in self._initial().items():
-            count = knots
-            if key in (shrinking := self._precisions(guide)):
-                count = scale_knots
-                precision = shrinking[key]
-                self.register_buffer(f"precision_{key}", precision, persistent=False)
-                # σ² = λ / (g + λ/τ²) at the middle of the range
-                value = (math.exp(middle) * ((-2 * value).exp() - precision).clamp_min(1e-6 * precision)).log()
-            self.coefficients[key] = nn.Parameter(value.expand(count, *value.shape).clone())
+        middle = math.exp(0.5 * (self.log_low + self.log_high))
+        initial, self._shrinking = self._initial(), []
+        for site, precision in self._precisions(guide).items():
+            loc, log_scale = f"loc/{site}", f"log_scale/{site}"
+            share = (1 - precision * (2 * initial[log_scale]).exp()).clamp_min(1e-6)  # 1 − σ²/τ²
+            initial[loc] = initial[loc] / share.sqrt()
+            initial[log_scale] = (middle * precision * share / (1 - share)).log()
+            self.register_buffer(f"precision/{site}", precision, persistent=False)
+            self._shrinking.append((loc, log_scale, f"precision/{site}"))
+        scales = [log_scale for _, log_scale, _ in self._shrinking]
+        counts = {key: scale_knots if key in scales else knots for key in initial}
+        self.coefficients = nn.ParameterDict(
+            {key: nn.Parameter(value.expand(counts[key], *value.shape).clone()) for key, value in initial.items()}
+        )
 
     def at(self, complexity: torch.Tensor) -> Draws:
-        """Return θ(λ); outside the range of the prior the nearest end's, but for λ in the variances."""
+        """Return θ(λ); outside the range of the prior a, g and all else are the nearest end's."""
         log_complexity = complexity.log()
         place = ((log_complexity - self.log_low) / (self.log_high - self.log_low)).clamp(0, 1)
         values = {}
@@ -179,26 +183,48 @@ class Spline(Hypernetwork):
             count = len(coefficients)
             knots = torch.arange(count, device=place.device)
             basis = (1 - (place.unsqueeze(-1) * (count - 1) - knots).abs()).clamp_min(0)  # (…, knots)
-            value = combine(basis, coefficients)
-            if f"precision_{key}" in self._buffers:
-                own = log_complexity.reshape(complexity.shape + (1,) * (coefficients.dim() - 1))
-                value = -0.5 * ((value - own).exp() + self.get_buffer(f"precision_{key}")).log()
-            values[key] = value
+            values[key] = combine(basis, coefficients)
+        for loc, log_scale, precision in self._shrinking:
+            own = log_complexity.reshape(complexity.shape + (1,) * (values[loc].dim() - complexity.dim()))
+            values[loc], values[log_scale] = _Shrinkage.apply(
+                values[loc], values[log_scale] - own, self.get_buffer(precision)
+            )
         return self._values(values)
 
     def _precisions(self, guide: Guide) -> dict[str, torch.Tensor]:
-        """Return the prior's precision 1/τ² for each log-scale of a guide's real sites."""
+        """Return the prior's precision 1/τ² of a guide's real sites that have a scale, by the sites' keys."""
         with torch.no_grad(), torch.random.fork_rng(), poutine.block():
             runs = [sample_sites(self.model.weights, ()) if self.model.packing.size else {} for _ in range(2)]
         found = {}
         for site, latent in guide.latents.items():
-            key = f"log_scale/{key_of(site)}"
-            if key not in self._names or not is_real(latent):
+            if f"log_scale/{key_of(site)}" not in self._names or not is_real(latent):
                 continue
             first, second = (run[site]["fn"].variance for run in runs)  # differ where the prior is hierarchical
             if torch.equal(first, second) and bool(torch.isfinite(first).all()):
-                found[key] = (1 / first).expand(latent.initial.shape).clone()
+                found[key_of(site)] = (1 / first).expand(latent.initial.shape).clone()
         return found
+
+
+class _Shrinkage(torch.autograd.Function):
+    """(a, log g/λ, 1/τ²) → (m, log σ): σ⁻² = g/λ + 1/τ², m = a √(1 − σ²/τ²), in few passes over the weights."""
+
+    @staticmethod
+    def forward(ctx, amplitude, log_gain, precision):
+        gain = log_gain.exp()
+        total = gain + precision
+        share = gain.div_(total)  # 1 − σ²/τ²
+        root = share.sqrt()
+        loc, log_scale = amplitude * root, total.log_().mul_(-0.5)
+        ctx.save_for_backward(share, root, loc)
+        return loc, log_scale
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, loc_gradient, log_scale_gradient):
+        share, root, loc = ctx.saved_tensors
+        change = loc * loc_gradient
+        both = change + log_scale_gradient
+        return root * loc_gradient, change.addcmul_(share, both, value=-1).mul_(0.5), None
 
 
 def _range(model: Model) -> tuple[float, float]:

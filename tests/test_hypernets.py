@@ -248,16 +248,22 @@ def test_the_spline_at_its_knots_between_them_and_outside():
     with torch.no_grad():
         for value in hypernet.coefficients.values():
             value.normal_()
-    loc = hypernet.coefficients["loc/weights"]
-    knots = torch.logspace(-1, 2, 4)
-    assert torch.allclose(hypernet.at(knots)["loc.weights"], loc, atol=1e-5)
-    middle = hypernet.at(torch.tensor([10**-0.5]))["loc.weights"]
-    assert torch.allclose(middle, 0.5 * (loc[:1] + loc[1:2]), atol=1e-5)
-    ends = hypernet.at(torch.tensor([0.001, 1e4]))["loc.weights"]
-    assert torch.allclose(ends, loc[[0, -1]], atol=1e-5)
-    g = hypernet.coefficients["log_scale/weights"].exp()
-    variance = (2 * hypernet.at(knots)["log_scale.weights"]).exp()
-    assert torch.allclose(variance, knots[:, None] / (g + knots[:, None] / 1.0), rtol=1e-4)  # the prior's τ is 1
+    amplitude, log_gain = (hypernet.coefficients[f"{name}/weights"] for name in ("loc", "log_scale"))
+
+    def expected(weights, complexity):
+        a, g = torch.tensor(weights) @ amplitude, (torch.tensor(weights) @ log_gain).exp()
+        variance = complexity / (g + complexity / 1.0)  # the prior's τ is 1
+        return {"loc.weights": a * (1 - variance).sqrt(), "log_scale.weights": 0.5 * variance.log()}
+
+    knot, end = [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]
+    for complexity, weights in ((1.0, knot), (10**-0.5, [0.5, 0.5, 0.0, 0.0]), (100.0, end), (1e4, end)):
+        found, right = hypernet.at(torch.tensor(complexity)), expected(weights, complexity)
+        assert all(torch.allclose(found[name], right[name], rtol=1e-4, atol=1e-5) for name in right)
+        for name in right:  # and by the derivative written out, the same as by torch's own
+            derivatives = [torch.autograd.grad(part[name].sin().sum(), [amplitude, log_gain], allow_unused=True,
+                                               retain_graph=True) for part in (found, right)]  # fmt: skip
+            for mine, theirs in zip(*derivatives, strict=True):
+                assert torch.allclose(mine, torch.zeros_like(mine) if theirs is None else theirs, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", FORMS)
