@@ -147,9 +147,10 @@ class Spline(Hypernetwork):
     A standard deviation σ is that of σ² = λ / (g(λ) + λ/τ²), log g linear between ``scale_knots`` values of λ, τ² the
     prior's variance: v_j(λ) = λ / (G_jj + λ/τ_j²) is the optimum of a linear-Gaussian model, where g does not depend
     on λ. A location is m = a(λ) √(1 − σ²/τ²): a weight that the data do not tell of has σ = τ and m = 0. a, and all
-    else, is linear between ``knots`` values of λ, spaced evenly in log λ over its prior's range. (Where τ depends on
-    other sites, m and log σ themselves are.) A knot's parameters serve its neighbourhood alone, so that small λ and
-    large λ do not compete for them.
+    else of the guide, is linear between ``knots`` values of λ, spaced evenly in log λ over its prior's range. (Where τ
+    depends on other sites, or the prior's mean is not 0, m and log σ themselves are.) A knot's parameters serve its
+    neighbourhood alone, so that small λ and large λ do not compete for them. In the middle of the range it starts as
+    its guide, but with σ at most 0.95 τ.
     """
 
     def __init__(self, guide: Guide, knots: int = 7, scale_knots: int | None = None):
@@ -163,9 +164,9 @@ class Spline(Hypernetwork):
         initial, self._shrinking = self._initial(), []
         for site, precision in self._precisions(guide).items():
             loc, log_scale = f"loc/{site}", f"log_scale/{site}"
-            share = (1 - precision * (2 * initial[log_scale]).exp()).clamp_min(1e-6)  # 1 − σ²/τ²
-            initial[loc] = initial[loc] / share.sqrt()
-            initial[log_scale] = (middle * precision * share / (1 - share)).log()
+            taken = (precision * (2 * initial[log_scale]).exp()).clamp_max(0.9)  # σ²/τ²
+            initial[loc] = initial[loc] / (1 - taken).sqrt()
+            initial[log_scale] = (middle * precision * (1 - taken) / taken).log()
             self.register_buffer(f"precision/{site}", precision, persistent=False)
             self._shrinking.append((loc, log_scale, f"precision/{site}"))
         scales = [log_scale for _, log_scale, _ in self._shrinking]
@@ -192,15 +193,16 @@ class Spline(Hypernetwork):
         return self._values(values)
 
     def _precisions(self, guide: Guide) -> dict[str, torch.Tensor]:
-        """Return the prior's precision 1/τ² of a guide's real sites that have a scale, by the sites' keys."""
+        """Return the prior's precision 1/τ² of a guide's real sites that have a scale, where its mean is 0, by key."""
         with torch.no_grad(), torch.random.fork_rng(), poutine.block():
             runs = [sample_sites(self.model.weights, ()) if self.model.packing.size else {} for _ in range(2)]
         found = {}
         for site, latent in guide.latents.items():
             if f"log_scale/{key_of(site)}" not in self._names or not is_real(latent):
                 continue
-            first, second = (run[site]["fn"].variance for run in runs)  # differ where the prior is hierarchical
-            if torch.equal(first, second) and bool(torch.isfinite(first).all()):
+            law, other = (run[site]["fn"] for run in runs)
+            first, second = law.variance, other.variance  # differ where the prior is hierarchical
+            if torch.equal(first, second) and bool(first.isfinite().all()) and not bool(law.mean.any()):
                 found[key_of(site)] = (1 / first).expand(latent.initial.shape).clone()
         return found
 
@@ -215,16 +217,19 @@ class _Shrinkage(torch.autograd.Function):
         share = gain.div_(total)  # 1 − σ²/τ²
         root = share.sqrt()
         loc, log_scale = amplitude * root, total.log_().mul_(-0.5)
-        ctx.save_for_backward(share, root, loc)
+        ctx.save_for_backward(amplitude, log_gain, precision, share, root, loc)
         return loc, log_scale
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, loc_gradient, log_scale_gradient):
-        share, root, loc = ctx.saved_tensors
+        amplitude, log_gain, precision, share, root, loc = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again, through the inputs
+            share = torch.sigmoid(log_gain - precision.log())
+            root = share.sqrt()
+            loc = amplitude * root
         change = loc * loc_gradient
         both = change + log_scale_gradient
-        return root * loc_gradient, change.addcmul_(share, both, value=-1).mul_(0.5), None
+        return root * loc_gradient, 0.5 * torch.addcmul(change, share, both, value=-1), None
 
 
 def _range(model: Model) -> tuple[float, float]:

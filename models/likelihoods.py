@@ -70,8 +70,9 @@ class ClassIndex(dist.Categorical):
         """Return log softmax(logits) at the index ``value``."""
         if value.dim() == 1 and value.shape == self.batch_shape:
             return -cross_entropy(self.unnormalised, value.long(), reduction="none")
-        axes = len(self.batch_shape)
-        shape = self.batch_shape if value.dim() < axes else torch.broadcast_shapes(value.shape, self.batch_shape)
+        shape = self.batch_shape
+        if value.shape != shape[-value.dim() :]:
+            shape = torch.broadcast_shapes(value.shape, shape)
         logits = self.unnormalised.expand(*shape, -1).flatten(0, -2)
         indices = value.long().expand(shape).flatten()
         return -cross_entropy(logits, indices, reduction="none").view(shape)

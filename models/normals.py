@@ -18,16 +18,19 @@ class MeanFieldNormal(Normal):
 
     def __init__(self, loc: torch.Tensor, log_scale: torch.Tensor):
         self.loc, self.log_scale = loc, log_scale
+        self._narrow: MeanFieldNormal | None = None  # the law that this one repeats
         TorchDistribution.__init__(self, loc.shape, validate_args=False)
 
     @lazy_property
     def scale(self) -> torch.Tensor:
         """σ, which local reparameterisation does without."""
-        return self.log_scale.exp()
+        return self.log_scale.exp() if self._narrow is None else self._narrow.scale.expand(self.batch_shape)
 
     @lazy_property
     def variance(self) -> torch.Tensor:
         """σ²."""
+        if self._narrow is not None:
+            return self._narrow.variance.expand(self.batch_shape)
         return self.scale.square() if "scale" in self.__dict__ else (2 * self.log_scale).exp()
 
     def rsample(self, sample_shape=NO_SHAPE):
@@ -37,12 +40,14 @@ class MeanFieldNormal(Normal):
 
     def expand(self, batch_shape, _instance=None):
         """Return the same law with another batch shape."""
-        return _expanded(self, batch_shape, ("loc", "log_scale"))
+        new = _expanded(self, batch_shape, ("loc", "log_scale"))
+        new._narrow = self
+        return new
 
     def to_event(self, reinterpreted_batch_ndims=None):
         """Return the law of the last axes together."""
-        axes = self.loc.dim() if reinterpreted_batch_ndims is None else reinterpreted_batch_ndims
-        return JointNormal(self, axes) if axes else self
+        law = super().to_event(reinterpreted_batch_ndims)
+        return JointNormal(self, law.reinterpreted_batch_ndims) if isinstance(law, Independent) else law
 
 
 class JointNormal(Independent):
@@ -61,7 +66,8 @@ class FixedNormal(Normal):
         super().__init__(loc, scale, validate_args=False)
         same = scale.numel() > 0 and bool((scale == scale.flatten()[0]).all())
         spread = scale.flatten()[:1] if same else scale
-        self.constant, self.half_precision = (scale.log() - 0.5).sum(-1), 0.5 / spread.square()
+        self.constant = (scale.log() - 0.5).sum(-1, dtype=torch.double)
+        self.half_precision = 0.5 / spread.square()
         self.centred = not bool(loc.any())
 
     def expand(self, batch_shape, _instance=None):
@@ -92,19 +98,21 @@ def _kl_mean_field(q: MeanFieldNormal, p: Normal) -> torch.Tensor:
 def _kl_joint_normal(q: JointNormal, p: Independent) -> torch.Tensor:
     """Return the sum of the divergences over the event's axes."""
     ours, theirs, axes = q.base_dist, p.base_dist, q.reinterpreted_batch_ndims
-    if p.reinterpreted_batch_ndims != axes:
-        raise NotImplementedError
-    if axes == 1 and isinstance(theirs, FixedNormal):
+    if axes == p.reinterpreted_batch_ndims == 1 and isinstance(theirs, FixedNormal):
         difference = ours.loc if theirs.centred else ours.loc - theirs.loc
         value: torch.Tensor = _FixedDivergence.apply(
             difference, ours.log_scale, ours.variance.detach(), theirs.constant, theirs.half_precision
         )
         return value
-    return kl_divergence(ours, theirs).flatten(-axes).sum(-1)
+    general: torch.Tensor = kl_divergence(Independent(ours, axes), p)
+    return general
 
 
 class _FixedDivergence(torch.autograd.Function):
-    """The divergence from a fixed normal law, (…, size) → (…), and its derivatives, in few passes over the weights."""
+    """The divergence from a fixed normal law, (…, size) → (…), and its derivatives, in few passes over the weights.
+
+    Sums are in double precision, since what remains of them is small beside them.
+    """
 
     @staticmethod
     def forward(ctx, difference, log_scale, variance, constant, half_precision):
@@ -113,8 +121,8 @@ class _FixedDivergence(torch.autograd.Function):
             second = torch.linalg.vector_norm(difference, dim=-1).square() + variance.sum(-1)
             quadratic = half_precision[0] * second
         else:
-            quadratic = torch.addcmul(variance, difference, difference) @ half_precision
-        return constant + quadratic - log_scale.sum(-1)
+            quadratic = (torch.addcmul(variance, difference, difference) * half_precision).sum(-1)
+        return (constant + quadratic - log_scale.sum(-1, dtype=torch.double)).to(log_scale.dtype)
 
     @staticmethod
     def backward(ctx, gradient):

@@ -15,6 +15,7 @@ from torch import nn
 
 from pyro_nas.data import Labelled
 from pyro_nas.evidence import evaluate
+from pyro_nas.local_reparameterization import LocalReparameterization
 from pyro_nas.posterior import mean_draw
 from pyro_nas.primitives import dense, flatten
 from pyro_nas.pruning import moments, parametric_complexity, pruning_curve, relative_density, stability
@@ -184,10 +185,10 @@ def race(setting: Setting, trained: Row, complexities: Sequence[float]) -> dict[
 
 
 def _evidence(setting: Setting, model: nn.Module, guide: nn.Module) -> float:
-    """Return the evidence on all training data, and leave mode and random state as they were."""
-    with torch.random.fork_rng():
+    """Return the evidence on all training data, of noise too low to stop by, and leave mode and random state."""
+    with torch.random.fork_rng(), LocalReparameterization():
         torch.manual_seed(setting.seed)
-        value = evaluate(model, guide, setting.batches(), 2)["evidence"]
+        value = evaluate(model, guide, setting.batches())["evidence"]
     model.train()
     return value
 

@@ -395,6 +395,32 @@ def test_the_arcsine_prior_visits_both_ends():
     assert ((shares - grid).abs() > 0.02).any()  # it is not uniform
 
 
+def test_the_divergence_of_laws_on_an_interval_is_zero_for_the_same_one_only():
+    law = priors.log_interval(0.1, 1.0)
+    assert torch.distributions.kl_divergence(law, priors.log_interval(0.1, 1.0)) == 0
+    for other in (priors.log_interval(1.0, 10.0), priors.log_interval(0.1, 2.0), priors.log_interval(0.1, 1.0, 1.0)):
+        with pytest.raises(NotImplementedError):
+            torch.distributions.kl_divergence(law, other)
+
+
+def test_the_spline_of_a_prior_with_another_mean_does_not_shrink_to_zero():
+    prior = priors.each(lambda name, shape: pyro.distributions.Normal(5.0, 1.0).expand(shape).to_event(len(shape)))
+    hypernet = hypernets.Spline(guides.MeanField(network(weights=prior)))
+    assert not any(name.startswith("precision") for name, _ in hypernet.named_buffers())
+    ends = hypernet.at(torch.tensor([LOW, HIGH]))
+    assert all(torch.equal(value[0], value[1]) for value in ends.values())
+
+
+@pytest.mark.parametrize("initial_scale", [1e-5, 0.3, 5.0])
+def test_the_spline_starts_where_it_can_learn(initial_scale):
+    torch.manual_seed(0)
+    guide = guides.MeanField(network(), initial_scale)  # the prior's τ is 1
+    start = hypernets.Spline(guide).at(torch.tensor(10**0.5))
+    assert torch.allclose(start["loc.weights"], guide.loc["weights"], atol=1e-5)
+    scale = torch.full_like(start["log_scale.weights"], min(initial_scale, 0.9**0.5))
+    assert torch.allclose(start["log_scale.weights"].exp(), scale, rtol=1e-4)
+
+
 @pytest.mark.parametrize("ends", [0.0, 0.5, 1.0])
 def test_laws_on_an_interval_are_consistent(ends):
     law = priors.log_interval(LOW, HIGH, ends)
