@@ -140,7 +140,12 @@ def load(name: str, root: str | None = None, valid_fraction: float = 0.2) -> Spl
 
     kind = MNIST if name == "mnist" else FashionMNIST
     raw = Path(root) / kind.__name__ / "raw"
-    sets = [kind(root, train=part, download=not raw.exists()) for part in (True, False)]
+    try:
+        sets = [kind(root, train=part, download=not raw.exists()) for part in (True, False)]
+    except (RuntimeError, ValueError) as error:  # what torchvision raises for missing and broken files
+        raise ValueError(
+            f"root: expected torchvision's files in {str(raw)!r}, got {error} Remove the folder to download them again."
+        ) from error
     (x, y), test = [(part.data[:, None].float() / 127.5 - 1, part.targets) for part in sets]
     return _split(x, y, valid_fraction, test)
 

@@ -365,6 +365,12 @@ def test_npz_files(tmp_path):
             load(str(path))
 
 
+def test_a_root_whose_files_are_missing(tmp_path):
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"root: .*MNIST/raw"):
+        load("mnist", str(tmp_path))
+
+
 def test_probable_structures_wants_probabilities():
     with pytest.raises(ValueError, match="probabilities"):
         probable_structures(Space(TWO), {"structure": torch.ones(3, 2)})
