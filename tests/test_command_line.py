@@ -243,6 +243,8 @@ def test_the_figures_in_the_readme_are_those_that_the_commands_stored():
     bench = json.loads((ROOT / "notebooks" / "bench.json").read_text())
     for row in bench["rows"]:
         assert f"{row['ours/by hand']:.2f}" in text
+    ratios = [row["five/one"] for row in bench["complexity"]]
+    assert f"{min(ratios):.2f} to {max(ratios):.2f} times a step with one" in text
 
 
 def test_torch_runs_on_one_thread_here():
