@@ -146,7 +146,7 @@ class Spline(Hypernetwork):
 
     A standard deviation σ is that of σ² = λ / (g(λ) + λ/τ²), log g linear between ``scale_knots`` values of λ, τ² the
     prior's variance: v_j(λ) = λ / (G_jj + λ/τ_j²) is the optimum of a linear-Gaussian model, where g does not depend
-    on λ. A location is m = a(λ) (1 − σ²/τ²)^¼: a weight that the data do not tell of has σ = τ and m = 0. (The power
+    on λ. A location is m = a(λ) √(1 − σ²/τ²): a weight that the data do not tell of has σ = τ and m = 0. (The power
     was chosen on validation data, among 0, ¼, ½ and 1.) a, and all else of the guide, is linear between ``knots``
     values of λ, spaced evenly in log λ over its prior's range. (Where τ depends on other sites, or the prior's mean is
     not 0, m and log σ themselves are.) A knot's parameters serve its neighbourhood alone, so that small λ and large λ
@@ -165,7 +165,7 @@ class Spline(Hypernetwork):
         for site, precision in self._precisions(guide).items():
             loc, log_scale = f"loc/{site}", f"log_scale/{site}"
             taken = (precision * (2 * initial[log_scale]).exp()).clamp_max(0.9)  # σ²/τ²
-            initial[loc] = initial[loc] / (1 - taken) ** 0.25
+            initial[loc] = initial[loc] / (1 - taken).sqrt()
             initial[log_scale] = (middle * precision * (1 - taken) / taken).log()
             self.register_buffer(f"precision/{site}", precision, persistent=False)
             self._shrinking.append((loc, log_scale, f"precision/{site}"))
@@ -208,14 +208,14 @@ class Spline(Hypernetwork):
 
 
 class _Shrinkage(torch.autograd.Function):
-    """(a, log g/λ, 1/τ²) → (m, log σ): σ⁻² = g/λ + 1/τ², m = a (1 − σ²/τ²)^¼, in few passes over the weights."""
+    """(a, log g/λ, 1/τ²) → (m, log σ): σ⁻² = g/λ + 1/τ², m = a √(1 − σ²/τ²), in few passes over the weights."""
 
     @staticmethod
     def forward(ctx, amplitude, log_gain, precision):
         gain = log_gain.exp()
         total = gain + precision
         share = gain.div_(total)  # 1 − σ²/τ²
-        root = share.sqrt().sqrt_()
+        root = share.sqrt()
         loc, log_scale = amplitude * root, total.log_().mul_(-0.5)
         ctx.save_for_backward(amplitude, log_gain, precision, share, root, loc)
         return loc, log_scale
@@ -225,11 +225,11 @@ class _Shrinkage(torch.autograd.Function):
         amplitude, log_gain, precision, share, root, loc = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again, through the inputs
             share = torch.sigmoid(log_gain - precision.log())
-            root = share.sqrt().sqrt()
+            root = share.sqrt()
             loc = amplitude * root
         change = loc * loc_gradient
-        both = torch.add(change, log_scale_gradient, alpha=2)
-        return root * loc_gradient, 0.25 * torch.addcmul(change, share, both, value=-1), None
+        both = change + log_scale_gradient
+        return root * loc_gradient, 0.5 * torch.addcmul(change, share, both, value=-1), None
 
 
 def _range(model: Model) -> tuple[float, float]:

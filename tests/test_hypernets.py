@@ -253,7 +253,7 @@ def test_the_spline_at_its_knots_between_them_and_outside():
     def expected(weights, complexity):
         a, g = torch.tensor(weights) @ amplitude, (torch.tensor(weights) @ log_gain).exp()
         variance = complexity / (g + complexity / 1.0)  # the prior's τ is 1
-        return {"loc.weights": a * (g / (g + complexity)) ** 0.25, "log_scale.weights": 0.5 * variance.log()}
+        return {"loc.weights": a * (g / (g + complexity)).sqrt(), "log_scale.weights": 0.5 * variance.log()}
 
     knot, end = [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]
     for complexity, weights in ((1.0, knot), (10**-0.5, [0.5, 0.5, 0.0, 0.0]), (100.0, end), (1e4, end)):
