@@ -67,7 +67,7 @@ history = svi.fit(
 # %% [markdown]
 # ## 𝔏(λ), its terms, and accuracy
 # A line for the hypernetwork, dots for guides trained at one λ alone. At the optimum 𝔏 is convex and falls with slope
-# −KL; the hypernetwork misses it in the dip near λ = 5, where the weights return to the prior at once. At λ = 1
+# −KL; the hypernetwork misses it in the dip near λ = 3, where the weights return to the prior at once. At λ = 1
 # direct training ends in the prior, a poor optimum that the hypernetwork avoids.
 
 # %%
