@@ -111,7 +111,7 @@ def _kl_joint_normal(q: JointNormal, p: Independent) -> torch.Tensor:
 class _FixedDivergence(torch.autograd.Function):
     """The divergence from a fixed normal law, (…, size) → (…), and its derivatives, in few passes over the weights.
 
-    Sums are in double precision, since what remains of them is small beside them.
+    The sums of log σ and log τ are in double precision, since their difference may be small beside them.
     """
 
     @staticmethod
