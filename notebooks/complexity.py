@@ -15,7 +15,7 @@ from pyro_nas.__main__ import main
 STUDIES = {
     "paper": ["--protocol", "paper"],
     "best": ["--protocol", "best"],
-    "speed": ["--protocol", "best", "--runs", "1", "--speed", "true", "--hypernet_epochs", "25"],
+    "speed": ["--protocol", "best", "--runs", "1", "--speed", "true", "--hypernet_epochs", "18"],
 }
 
 if __name__ == "__main__":
