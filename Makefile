@@ -9,7 +9,7 @@ run: .venv/installed
 	$(BIN)/pyro-nas search --data digits --out $(OUT)
 
 test: .venv/installed lint
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
