@@ -5,6 +5,7 @@ A procedure is a function that makes one step on a batch; the loop does not know
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
@@ -15,6 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from pyro_nas import checks
+from pyro_nas.augmentation import augmented
 from pyro_nas.data import Batches, Pair, Source
 from pyro_nas.evidence import Terms, evaluate
 from pyro_nas.inference.options import Options, Record
@@ -70,6 +72,7 @@ class Session(AbstractContextManager):
         self._set_progress(0)
         self._train_mode(False)  # the first pass is a check, and leaves batch normalisation as it is
         first = self.train.first()
+        self._augmented(copy.deepcopy(first))  # it may be a view of the data, which the function may write to
         with pyro.validation_enabled(True), torch.no_grad():
             self.options.evidence(self.model, self.guide)(*first)
         self.named = named_parameters(self.model, self.guide, first)
@@ -134,7 +137,7 @@ class Session(AbstractContextManager):
         try:
             for batch in self.train:
                 self._set_progress(done)
-                for name, value in step(done, batch).summary().items():
+                for name, value in step(done, self._augmented(batch)).summary().items():
                     sums[name] = sums.get(name, 0.0) + value / len(self.train)
                 done += 1
         except NonFiniteLoss:
@@ -144,11 +147,16 @@ class Session(AbstractContextManager):
         for name in ("temperature", "complexity"):
             if isinstance(getattr(self.model, name, None), float):
                 record[name] = getattr(self.model, name)
-        if self.valid is not None:
+        if self.valid is not None and self.options.measure_validation:
             record.update({f"valid_{name}": value for name, value in self._validate().items()})
         probabilities = choice_probabilities(self.guide, *self.train.first(), num_samples=100)
         record["structure"] = {site: value.tolist() for site, value in probabilities.items()}
         return record
+
+    def _augmented(self, batch: Pair) -> Pair:
+        """Return a training batch as a step sees it."""
+        x, y = batch
+        return batch if self.options.augmentation is None else (augmented(self.options.augmentation, x), y)
 
     def _validate(self) -> dict[str, float]:
         """Return the terms of the evidence on the validation part, scaled to N data.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pyro_nas import checks
+from pyro_nas.augmentation import Augmentation
 from pyro_nas.evidence import Evidence
 from pyro_nas.inference.schedules import Schedule
 from pyro_nas.runs import Checkpoint
@@ -23,13 +24,17 @@ class Options:
 
     ``temperature`` and ``complexity``: schedules (functions of progress from 0 to 1) of the model's τ and λ.
     ``local_reparameterization``: draw linear maps of normal weights at their output. ``particles``: draws a step.
+    ``structure_per_example``: draw Γ anew for each datum of a batch, which lowers the variance of the gradient.
     ``enumerate_discrete``: sum over discrete structures exactly. ``patience``: stop after so many epochs without a
-    better validation evidence, and return to the best. ``callbacks``: called with each epoch's record; a true answer
-    stops the fit. ``checkpoint``: a folder, written after every epoch; ``resume``: continue from it. ``seed``: of all
-    that is random in the fit, which leaves the global random state as it was. ``max_gradient_norm``: of each step.
-    ``progress``: show a bar. Where λ is a site: ``vectorize_particles``: all particles, each with a λ, in one batched
-    computation; ``stratified``: their λ one from each of as many equally probable strata of its prior; ``emphasis``: a
-    function of λ, the weight of 𝔏(λ) in what is ascended.
+    better validation evidence, and return to the best. ``measure_validation``: measure the evidence of validation
+    data after every epoch; without it a bilevel fit saves a pass over them. ``callbacks``: called with each epoch's
+    record; a true answer stops the fit. ``checkpoint``: a folder, written after every epoch; ``resume``: continue
+    from it. ``seed``: of all that is random in the fit, which leaves the global random state as it was.
+    ``max_gradient_norm``: of each step. ``progress``: show a bar. ``augmentation``: a function of x that each
+    training batch goes through, such as those of ``pyro_nas.augmentation``; validation data stay plain, those that
+    a structure is fitted to too. Where λ is a site: ``vectorize_particles``: all particles, each with a λ, in one
+    batched computation; ``stratified``: their λ one from each of as many equally probable strata of its prior;
+    ``emphasis``: a function of λ, the weight of 𝔏(λ) in what is ascended.
     """
 
     epochs: int = 10
@@ -37,9 +42,11 @@ class Options:
     temperature: Schedule | None = None
     complexity: Schedule | None = None
     local_reparameterization: bool = False
+    structure_per_example: bool = False
     particles: int = 1
     enumerate_discrete: bool = False
     patience: int | None = None
+    measure_validation: bool = True
     callbacks: Sequence[Callable[[Record], Any]] = ()
     checkpoint: str | PathLike[str] | None = None
     resume: bool = False
@@ -49,6 +56,7 @@ class Options:
     vectorize_particles: bool = False
     stratified: bool = False
     emphasis: Callable[[torch.Tensor], torch.Tensor] | None = None
+    augmentation: Augmentation | None = None
 
     def __post_init__(self):
         checks.integer("epochs", self.epochs, low=1)
@@ -59,11 +67,15 @@ class Options:
             checks.integer("patience", self.patience, low=1)
         if self.max_gradient_norm is not None:
             checks.number("max_gradient_norm", self.max_gradient_norm, low=0, open_low=True)
+        if self.patience is not None and not self.measure_validation:
+            raise ValueError("patience: expected measure_validation beside it, got both switched. Switch one off.")
         for name in ("temperature", "complexity"):
             if getattr(self, name) is not None:
                 checks.is_callable(name, getattr(self, name), "a schedule, a function of progress from 0 to 1")
         if self.emphasis is not None:
             checks.is_callable("emphasis", self.emphasis, "a function of λ")
+        if self.augmentation is not None:
+            checks.is_callable("augmentation", self.augmentation, "a function of a batch of images, such as shift(2)")
         if self.stratified and not (self.vectorize_particles and self.particles > 1):
             raise ValueError(
                 f"stratified: expected several particles in one computation, got particles={self.particles}, "

@@ -17,6 +17,7 @@ from pyro_nas.inference.options import Options
 from pyro_nas.local_reparameterization import LocalReparameterization
 from pyro_nas.sites import COMPLEXITY
 from pyro_nas.stratification import Stratified
+from pyro_nas.structure_per_example import StructurePerExample
 from pyro_nas.terms import Terms
 
 OptimizerFactory = Callable[[list[torch.Tensor]], Optimizer]
@@ -100,6 +101,11 @@ class Stepper:
         if not loss.requires_grad:
             raise ValueError("guide: expected parameters that the evidence depends on, got none.")
         loss.backward(inputs=self.values)
+        self.update(step, terms, loss)
+        return terms
+
+    def update(self, step: int, terms: Terms, loss: torch.Tensor) -> None:
+        """Move the parameters along their gradients; raise NonFiniteLoss where those or the loss are not finite."""
         gradients = [value.grad for value in self.values if value.grad is not None]
         norm = torch.stack(torch._foreach_norm(gradients)).norm()
         if not bool(torch.isfinite(loss.detach() + norm)):
@@ -109,14 +115,19 @@ class Stepper:
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
-        return terms
 
     def terms(self, x: Any, y: torch.Tensor) -> Terms:
         """Estimate the evidence on a batch, under the effects that the options switch on."""
         strata = Stratified(COMPLEXITY) if self.options.stratified else nullcontext()
         local = LocalReparameterization() if self.options.local_reparameterization else nullcontext()
-        with strata as spread, local as effect:
+        each = StructurePerExample(len(y)) if self.options.structure_per_example else nullcontext()
+        with strata as spread, local as effect, each as drawn:
             terms = self.evidence(x, y)
+        if drawn is not None and not drawn.sites:
+            raise ValueError(
+                "structure_per_example: expected a guide that draws a structure with a gradient, got none. "
+                "Switch it off, or use a structure prior whose draws are reparameterised."
+            )
         if spread is not None and not spread.used:
             raise ValueError("stratified: expected a guide that draws λ, got one that does not. Switch it off.")
         if effect is not None and not effect.sites:

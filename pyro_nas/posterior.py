@@ -8,7 +8,8 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -185,23 +186,39 @@ def predict(model: Any, draws: Mapping[str, torch.Tensor], x: Inputs, batch_size
     ValueError where ``draws`` lack a latent site of the model.
     """
     parts = x if isinstance(x, tuple) else (x,)
-    counts = {name: len(value) for name, value in draws.items()}
-    if len(set(counts.values())) > 1:
-        raise ValueError(f"draws: expected {{site: (draw, …)}} with one number of draws, got {counts}.")
-    was_training = model.training
-    model.eval()
     result = []
-    with torch.no_grad(), poutine.block():
+    with torch.no_grad(), poutine.block(), evaluation_mode(model):
         for rows in zip(*(part.split(batch_size) for part in parts), strict=True):
             batch = rows if isinstance(x, tuple) else rows[0]
             means = []
-            for index in range(next(iter(counts.values()), 1)):
-                conditioned = poutine.condition(model, data={name: value[index] for name, value in draws.items()})
-                trace = poutine.trace(conditioned).get_trace(batch)
+            for one in each_draw(draws):
+                trace = poutine.trace(poutine.condition(model, data=one)).get_trace(batch)
                 missing = [name for name in trace.stochastic_nodes if name != "y" and name != "complexity"]
                 if missing:
                     raise ValueError(f"draws: expected the model's latent sites, got {list(draws)}; missing {missing}.")
                 means.append(model.likelihood.mean(trace.nodes["_RETURN"]["value"]))
             result.append(torch.stack(means).mean(0))
-    model.train(was_training)
     return torch.cat(result)
+
+
+def each_draw(draws: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """Return the draws one by one, {site: tensor} each, of {site: (draw, …)}; one without sites where there are none.
+
+    Raises ValueError where sites differ in their number of draws, or it is 0.
+    """
+    counts = {name: len(value) for name, value in draws.items()}
+    if len(set(counts.values())) > 1 or 0 in counts.values():
+        raise ValueError(f"draws: expected {{site: (draw, …)}} with one number of draws above 0, got {counts}.")
+    return [{name: value[i] for name, value in draws.items()} for i in range(next(iter(counts.values()), 1))]
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Within the context all parts of a module are in evaluation mode, after it in the modes they had."""
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
