@@ -123,15 +123,19 @@ class PointMass(Guide):
 
     def draw_weights(self, structure: Draws) -> Draws:
         """Draw the weights: the points themselves."""
-        return {
-            site: pyro.sample(
-                site,
-                dist.Delta(biject_to(latent.support)(self.loc[key_of(site)]), validate_args=False).to_event(
-                    latent.initial.dim()
-                ),
-            )
-            for site, latent in self.latents.items()
-        }
+        return _draw_points(self)
+
+
+class PointWeights(Guide):
+    """q = δ(w) q(Γ): maximum a posteriori weights under a law of the structure (SNAS; SPOS; Dirichlet search)."""
+
+    def __init__(self, model: Model):
+        super().__init__(model)
+        del self.log_scale
+
+    def draw_weights(self, structure: Draws) -> Draws:
+        """Draw the weights: the points themselves."""
+        return _draw_points(self)
 
 
 class StructureConditioned(Guide):
@@ -166,6 +170,15 @@ class StructureConditioned(Guide):
             )
             draws[site] = pyro.sample(site, _normal(loc, log_scale, latent))
         return draws
+
+
+def _draw_points(guide: Guide) -> Draws:
+    """Draw each weight site as the point that its location stands for."""
+    draws = {}
+    for site, latent in guide.latents.items():
+        point = biject_to(latent.support)(guide.loc[key_of(site)])
+        draws[site] = pyro.sample(site, dist.Delta(point, validate_args=False).to_event(latent.initial.dim()))
+    return draws
 
 
 def _normal(loc: torch.Tensor, log_scale: torch.Tensor, latent: Latent) -> TorchDistribution:

@@ -21,6 +21,7 @@ from torch import nn
 from torch.func import functional_call
 
 from pyro_nas import checks
+from pyro_nas.models.costs import Cost
 from pyro_nas.models.likelihoods import Likelihood, categorical
 from pyro_nas.models.priors import WeightPrior, normal
 from pyro_nas.models.structures import StructurePrior, check_temperature, gumbel_softmax
@@ -47,7 +48,8 @@ class Model(nn.Module):
     ``weights`` is a weight prior, ``structure`` a structure prior, ``likelihood`` the law of y given the outputs,
     ``num_data`` the number N of data: a batch of n counts N/n times. ``complexity`` is λ > 0, or its prior: then λ is
     the site "complexity". ``point_estimates`` are patterns (fnmatch) of parameters without a prior; those of batch
-    normalisation never have one. Sites: "weights" (or what the prior draws) and the space's structure sites.
+    normalisation never have one. ``cost``, one of models.costs, is what Γ pays. Sites: "weights" (or what the prior
+    draws) and the space's structure sites.
 
     ``temperature`` and ``complexity`` may be changed between steps.
     """
@@ -62,6 +64,7 @@ class Model(nn.Module):
         likelihood: Likelihood | None = None,
         complexity: float | TorchDistribution = 1.0,
         point_estimates: Sequence[str] = (),
+        cost: Cost | None = None,
     ):
         super().__init__()
         if not isinstance(space, Space):
@@ -70,6 +73,8 @@ class Model(nn.Module):
             raise TypeError(f"structure: expected a prior of models.structures, got {checks.describe(structure)}.")
         if likelihood is not None and not isinstance(likelihood, Likelihood):
             raise TypeError(f"likelihood: expected one of models.likelihoods, got {checks.describe(likelihood)}.")
+        if cost is not None and not isinstance(cost, Cost):
+            raise TypeError(f"cost: expected one of models.costs, got {checks.describe(cost)}.")
         if isinstance(point_estimates, str):
             raise TypeError(f"point_estimates: expected a list of patterns, got {point_estimates!r}. Put it in a list.")
         self.space, self.num_data = space, checks.integer("num_data", num_data, low=1)
@@ -77,6 +82,9 @@ class Model(nn.Module):
         self.likelihood = likelihood if likelihood is not None else categorical()
         self.structure_prior = structure if structure is not None else gumbel_softmax()
         self.choices: dict[str, Choices] = space.choices()
+        self.cost = cost
+        if cost is not None:
+            cost.check(self.choices)
         self._temperature = self.structure_prior.temperature
         self._complexity: float | TorchDistribution = 1.0
         self.complexity = complexity
@@ -130,17 +138,21 @@ class Model(nn.Module):
     def forward(self, x: Inputs, y: torch.Tensor | None = None) -> torch.Tensor:
         """Draw w and Γ, run the network on x, observe (or draw) y; return the outputs, (batch, features).
 
-        Within a plate of L particles at dim −2 (each with w, Γ and λ of its own) outputs are (L, batch, features).
+        Within a plate of L particles at dim −2 (each with w, Γ and λ of its own) outputs are (L, batch, features). A
+        structure of shape (batch, edge, choice) gives each example its own.
         """
         with poutine.scale(scale=self.draw_complexity()):
             structure = {site: pyro.sample(site, self.structure_law(site)) for site in self.choices}
             weights = self.weights() if self.packing.size else {}
-        if any(value.dim() > len(self._shapes[name]) for name, value in (*weights.items(), *structure.items())):
+            weight = 1.0 if self.cost is None else self.cost(structure)  # of the likelihood
+        # a structure may have an axis of its own for the data: one γ an example
+        if any(v.dim() > len(self._shapes[n]) + (n in structure) for n, v in (*weights.items(), *structure.items())):
             outputs = run_particles(self.network, weights, structure, x, self._shapes, self._batches, self._tied)
         else:
             outputs = functional_call(self.network, weights, x, {"structure": structure}, tie_weights=self._tied)
         size = (x[0] if isinstance(x, tuple) else x).shape[0]
-        with IndepMessenger("data", size, dim=-1), poutine.scale(scale=self.num_data / size):  # a plate, not subsampled
+        weight = weight * (self.num_data / size)
+        with IndepMessenger("data", size, dim=-1), poutine.scale(scale=weight):  # a plate, not subsampled
             self.likelihood(outputs, y)
         return outputs
 

@@ -1,6 +1,8 @@
-"""Families of networks, sized by arguments: plain spaces."""
+"""Families of networks, sized by arguments: plain spaces. Those of the literature on cells are in ``cell_spaces``."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from pyro_nas.checks import integer
 from pyro_nas.primitives import (
@@ -68,3 +70,20 @@ def cells(inputs: int, outputs: int, channels: int = 16, nodes: int = 2, stem_st
             (4, 5): {"readout": pooled_readout(2 * channels, outputs)},
         }
     )
+
+
+def convolutions(inputs: int, outputs: int, channels: Sequence[int] = (32, 64, 128, 128)) -> Space:
+    """Return a plain network, nothing to choose: 3×3 convolutions with these channels, halving after each but the last.
+
+    What a user would take without a search. x: (batch, inputs, h, w).
+    """
+    edges: dict[Edge, dict[str, Factory]] = {}
+    vertex = 0
+    for index, width in enumerate(channels):
+        if index:
+            edges[vertex, vertex + 1] = {"pool": max_pool(2, 2)}
+            vertex += 1
+        edges[vertex, vertex + 1] = {"convolution": convolution(inputs, width)}
+        inputs, vertex = width, vertex + 1
+    edges[vertex, vertex + 1] = {"readout": pooled_readout(inputs, outputs)}
+    return Space(edges)

@@ -8,24 +8,33 @@ from typing import Any
 
 import torch
 
+from pyro_nas import checks
 from pyro_nas.posterior import hard_choices
 from pyro_nas.primitives import skip, zero
-from pyro_nas.space import Edge, Factory, Space, Structure
+from pyro_nas.space import Choices, Edge, Factory, Space, Structure
 
 
-def derive(space: Space, structure: Structure, threshold: float = 0.5) -> Space:
+def derive(space: Space, structure: Structure, threshold: float = 0.5, parents: int | None = None) -> Space:
     """Return the space with nothing left to choose that a structure stands for.
 
     ``structure`` maps each site to γ of shape (…, edge, choice): one structure, choice probabilities, or draws, whose
     leading axes are averaged over their hard choices. On the simplex each edge keeps its most probable primitive; on
     the cube each primitive whose probability exceeds ``threshold``, several in parallel, and an edge with none goes.
+    ``parents``: a vertex keeps that many of its edges with open choices, those whose best primitive is most probable,
+    where "zero" is never the best (DARTS, §2.4: 2). ``space`` may be larger than the one that was searched, with more
+    cells or channels: sites and their shapes are what counts.
     """
     space.check_structure(structure)
+    if parents is not None:
+        checks.integer("parents", parents, low=1)
     kept: dict[tuple[str, Edge], list[str]] = {}
     for site, choices in space.choices().items():
         gamma = torch.as_tensor(structure[site])
         if gamma.dim() > 2:
             gamma = hard_choices(gamma, choices.restriction).flatten(0, -3).mean(0)
+        if parents is not None and choices.restriction.startswith("simplex"):
+            kept.update(_strongest(site, choices, gamma, parents))
+            continue
         for edge, names, row in zip(choices.edges, choices.primitives, gamma, strict=True):
             if choices.restriction.startswith("simplex"):
                 kept[site, edge] = [names[int(row.argmax())]]
@@ -34,6 +43,19 @@ def derive(space: Space, structure: Structure, threshold: float = 0.5) -> Space:
                     name for name, weight in zip(names, row.tolist(), strict=True) if weight > threshold
                 ]
     return _derived(space, kept)
+
+
+def _strongest(site: str, choices: Choices, gamma: torch.Tensor, parents: int) -> dict[tuple[str, Edge], list[str]]:
+    """Keep the best primitive but "zero" on the ``parents`` strongest edges into each vertex, nothing on the others."""
+    best: dict[Edge, tuple[float, str]] = {}
+    for edge, names, row in zip(choices.edges, choices.primitives, gamma.tolist(), strict=True):
+        best[edge] = max((weight, name) for weight, name in zip(row, names, strict=True) if name != "zero")
+    ranked = sorted(best, key=lambda edge: -best[edge][0])
+    kept: dict[tuple[str, Edge], list[str]] = {}
+    for edge in ranked:
+        taken = sum(bool(names) and other[1] == edge[1] for (_, other), names in kept.items())
+        kept[site, edge] = [best[edge][1]] if taken < parents else []
+    return kept
 
 
 def _derived(space: Space, kept: Mapping[tuple[str, Edge], list[str]]) -> Space:

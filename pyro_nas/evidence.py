@@ -29,7 +29,7 @@ from pyro_nas.sites import (
     sample_sites,
     scale_of,
 )
-from pyro_nas.terms import Terms, average
+from pyro_nas.terms import COST, Terms, average
 
 MAX_ENUMERATED = 10_000
 
@@ -97,7 +97,8 @@ class Evidence(nn.Module):
                 "Pass particles=…, vectorize_particles=True to have several at once."
             )
         total = self._total
-        likelihoods = [log_prob_of(site, total) for n, site in theirs.items() if n not in ours and site["is_observed"]]
+        observed = {n: site for n, site in theirs.items() if n not in ours and site["is_observed"]}
+        likelihoods = [log_prob_of(site, total) for name, site in observed.items() if name != COST]
         terms = Terms(sum(likelihoods[1:], likelihoods[0]) if likelihoods else total(torch.zeros(())))
         exact = set()
         for name, site in ours.items():
@@ -114,6 +115,10 @@ class Evidence(nn.Module):
             batched = self.vectorize_particles and torch.is_tensor(scale) and scale.dim() > 0
             terms.divergence[name], terms.penalty[name] = value, value * (scale.squeeze(-1) if batched else scale)
         discrete = [n for n in terms.divergence if n not in fixed and not ours[n]["fn"].has_rsample]
+        if COST in observed:
+            site = observed[COST]
+            terms.divergence[COST] = -total(site["fn"].log_prob(site["value"]))
+            terms.penalty[COST] = -log_prob_of(site, total)
         if discrete:
             terms.score = self._score(terms, [ours[name] for name in discrete], exact & set(discrete))
         if self.emphasis is not None:

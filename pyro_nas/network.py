@@ -15,9 +15,10 @@ from pyro_nas.space import AGGREGATIONS, Edge, Factory, Space, Structure
 class Network(nn.Module):
     """f(x; w, Γ) of a space: every primitive at every position, built once, with its own parameters.
 
-    Called as ``network(*inputs, structure=structure)``, where ``structure`` maps each site of ``space.choices()`` to
-    γ of shape (edge, choice). A primitive whose weight is exactly 0 is not run, unless ``skip_zeros`` is off: under
-    ``torch.vmap``, which has no values to look at, it must be.
+    Called as ``network(*inputs, structure=structure)``, where ``structure`` maps each site of ``space.choices()``
+    to γ of shape (edge, choice), or (batch, edge, choice) where each example has its own. A primitive whose weight
+    is exactly 0 is not run, unless ``skip_zeros`` is off: under ``torch.vmap``, which has no values to look at, it
+    must be.
     """
 
     def __init__(self, space: Space):
@@ -56,7 +57,7 @@ class Network(nn.Module):
         missing = [site for site in self._sites if site not in structure]
         if missing:
             raise ValueError(f"structure: expected a value for the sites {missing}, got {list(structure)}.")
-        hard = {site: structure[site].detach().tolist() for site in self._sites} if skip_zeros else {}
+        hard = {site: _used(structure[site]).tolist() for site in self._sites} if skip_zeros else {}
         call = _Call(structure, skip_zeros, hard)
         values = dict(zip(self.space.inputs, map(_channels_last, inputs), strict=True))
         for vertex, parents in self._parents.items():
@@ -92,11 +93,9 @@ class Network(nn.Module):
                 f"edges[{edge}]: expected primitives with outputs of one shape, got {shapes}. "
                 "Give the primitives the same number of features and the same stride."
             )
-        gamma = call.structure[site][row]
-        total = outputs[0] * gamma[running[0]]
-        for k, output in zip(running[1:], outputs[1:], strict=True):
-            total = total + output * gamma[k]
-        return total
+        gamma = call.structure[site][..., row, :]
+        parts = [output * _against(gamma[..., k], output) for k, output in zip(running, outputs, strict=True)]
+        return AGGREGATIONS["sum"](parts)
 
     def _aggregate(self, vertex: int, parents: list[int], incoming: list[torch.Tensor], call: _Call) -> torch.Tensor:
         if str(vertex) in self.aggregations:
@@ -125,6 +124,16 @@ class _Call:
         if isinstance(module, Network):
             return module(*inputs, structure=self.structure, skip_zeros=self.skip_zeros)
         return module(*inputs)
+
+
+def _used(gamma: torch.Tensor) -> torch.Tensor:
+    """Return γ, (edge, choice), or where examples have their own, what is 0 only where all of theirs are."""
+    return gamma.detach() if gamma.dim() == 2 else gamma.detach().abs().amax(0)
+
+
+def _against(weight: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Return one weight, or (batch,) of them, so that it multiplies outputs (batch, …)."""
+    return weight if weight.dim() == 0 else weight.view(-1, *[1] * (output.dim() - 1))
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec
 
+import torch
 from torch import nn
 
 from pyro_nas.checks import integer, one_of
@@ -81,6 +82,22 @@ class Zero(nn.Module):
         return (x if self.stride == 1 else x[..., :: self.stride, :: self.stride]) * 0
 
 
+class FactorizedReduction(nn.Module):
+    """ReLU, two 1×1 convolutions of stride 2, on even and on odd pixels, side by side, batch normalisation."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.even = _convolution(inputs, outputs // 2, 1, 2)
+        self.odd = _convolution(inputs, outputs - outputs // 2, 1, 2)
+        self.normalization = nn.BatchNorm2d(outputs)
+
+    def forward(self, x):
+        """(batch, inputs, h, w) → (batch, outputs, ⌈h/2⌉, ⌈w/2⌉)."""
+        x = nn.functional.relu(x)
+        odd = nn.functional.pad(x, (0, 1, 0, 1))[..., 1:, 1:]
+        return self.normalization(torch.cat([self.even(x), self.odd(odd)], 1))
+
+
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int, dilation: int = 1, groups: int = 1) -> nn.Conv2d:
     padding = dilation * (kernel - 1) // 2
     return nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False)
@@ -117,15 +134,62 @@ def separable_convolution(
 
 
 @primitive
+def preactivated_convolution(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1
+) -> nn.Module:
+    """ReLU, convolution, batch normalisation; shapes as ``convolution`` (DARTS; NAS-Bench-201)."""
+    return nn.Sequential(nn.ReLU(), _convolution(inputs, outputs, kernel, stride, dilation), nn.BatchNorm2d(outputs))
+
+
+@primitive
+def preactivated_separable(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1, repeats: int = 1
+) -> nn.Module:
+    """ReLU, depthwise and pointwise convolution, batch normalisation, ``repeats`` times; shapes as ``convolution``.
+
+    DARTS' separable convolution has two repeats, its dilated one dilation 2 and one repeat.
+    """
+    layers: list[nn.Module] = []
+    for repeat in range(repeats):
+        last = repeat == repeats - 1
+        layers += [
+            nn.ReLU(),
+            _convolution(inputs, inputs, kernel, 1 if repeat else stride, dilation, groups=inputs),
+            _convolution(inputs, outputs if last else inputs, 1, 1),
+            nn.BatchNorm2d(outputs if last else inputs),
+        ]
+    return nn.Sequential(*layers)
+
+
+@primitive
+def normalized_pool(channels: int, kind: str = "max", kernel: int = 3, stride: int = 1) -> nn.Module:
+    """Maximum or mean over windows, batch normalisation without scale and shift; shapes as ``max_pool`` (DARTS)."""
+    pool = {"max": max_pool, "average": average_pool}[one_of("kind", kind, ("max", "average"))]
+    return nn.Sequential(pool(kernel, stride)(), nn.BatchNorm2d(channels, affine=False))
+
+
+@primitive
+def factorized_reduction(inputs: int, outputs: int) -> nn.Module:
+    """Return DARTS' skip connection of stride 2; shapes (batch, inputs, h, w) → (batch, outputs, ⌈h/2⌉, ⌈w/2⌉)."""
+    return FactorizedReduction(inputs, outputs)
+
+
+@primitive
+def upsampling_convolution(inputs: int, outputs: int, kernel: int = 3) -> nn.Module:
+    """Nearest neighbour, twice the pixels a side, then ``convolution``; (batch, inputs, h, w) → (…, 2h, 2w)."""
+    return nn.Sequential(nn.Upsample(scale_factor=2), convolution(inputs, outputs, kernel)())
+
+
+@primitive
 def max_pool(kernel: int = 3, stride: int = 1) -> nn.Module:
-    """Maximum over windows; shapes (batch, c, h, w) → (batch, c, h/stride, w/stride)."""
-    return nn.MaxPool2d(kernel, stride, kernel // 2)
+    """Maximum over windows; shapes (batch, c, h, w) → (batch, c, ⌈h/stride⌉, ⌈w/stride⌉)."""
+    return nn.MaxPool2d(kernel, stride, (kernel - 1) // 2, ceil_mode=kernel % 2 == 0)
 
 
 @primitive
 def average_pool(kernel: int = 3, stride: int = 1) -> nn.Module:
     """Mean over windows, padding not counted; shapes as ``max_pool``."""
-    return nn.AvgPool2d(kernel, stride, kernel // 2, count_include_pad=False)
+    return nn.AvgPool2d(kernel, stride, (kernel - 1) // 2, ceil_mode=kernel % 2 == 0, count_include_pad=False)
 
 
 @primitive

@@ -9,14 +9,17 @@ import torch
 
 from pyro_nas.sites import is_structure
 
+COST = "cost"  # the site of a factor that a structure's cost adds to the model
+
 
 @dataclass
 class Terms:
     """An estimate of the generalised evidence, differentiable with respect to model and guide.
 
     ``log_likelihood`` estimates E_q log p(y | x, w, Γ) of all N data, ``divergence`` maps each latent site to its own,
-    without λ, and ``penalty`` each to λ times that; all in nats. ``surrogate`` is the value whose gradient to ascend:
-    the evidence and ``score``, what the score function and an emphasis add to it.
+    and "cost" to what the model makes Γ pay, without λ, and ``penalty`` each to λ times that; all in nats.
+    ``surrogate`` is the value whose gradient to ascend: the evidence and ``score``, what the score function and an
+    emphasis add to it.
     """
 
     log_likelihood: torch.Tensor
@@ -38,8 +41,8 @@ class Terms:
         return self.evidence + self.score
 
     def divergence_of(self, *, structure: bool) -> torch.Tensor:
-        """Return KL of the structure sites, or of all others (the weights and their hyperparameters)."""
-        kept = [kl for site, kl in self.divergence.items() if is_structure(site) == structure]
+        """Return KL of the structure sites, or of all others but the cost (the weights and their hyperparameters)."""
+        kept = [kl for site, kl in self.divergence.items() if site != COST and is_structure(site) == structure]
         return sum(kept[1:], kept[0]) if kept else torch.zeros_like(self.log_likelihood)
 
     def summary(self) -> dict[str, float]:
@@ -49,7 +52,7 @@ class Terms:
             "log_likelihood": self.log_likelihood,
             "kl_weights": self.divergence_of(structure=False),
             "kl_structure": self.divergence_of(structure=True),
-        }
+        } | {name: value for name, value in self.divergence.items() if name == COST}
         numbers = torch.stack([value.detach() for value in terms.values()]).tolist()
         return dict(zip(terms, numbers, strict=True))
 

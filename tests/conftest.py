@@ -32,3 +32,12 @@ def small_data():
     """Forty points of two classes."""
     x = torch.randn(40, 3)
     return x, (x[:, 0] * x[:, 1] > 0).long()
+
+
+@pytest.fixture
+def small_images():
+    """Twenty-four images 1 × 8 × 8 of three classes."""
+    y = torch.arange(24) % 3
+    x = torch.randn(24, 1, 8, 8) * 0.3
+    x[torch.arange(24), 0, 2 * y] += 1.0
+    return x, y
