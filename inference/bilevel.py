@@ -46,13 +46,14 @@ def fit(
         def step(number: int, batch: Pair) -> Terms:
             nonlocal held_out
             if number % len(session.train) == 0:  # anew in each epoch, where a checkpoint may continue
-                held_out = _endless(session.valid)
+                held_out = endless(session.valid)
             upper(number, *next(held_out))
             return lower(number, *batch)
 
         return session.run({"weights": lower, "structure": upper}, step)
 
 
-def _endless(batches: Batches | None) -> Iterator[Pair]:
+def endless(batches: Batches | None) -> Iterator[Pair]:
+    """Yield batches epoch after epoch."""
     while batches is not None:
         yield from batches

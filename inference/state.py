@@ -88,7 +88,7 @@ class FitState:
         self.live = {name: value.data for name, value in named.items()}
         for prefix, part in (("model", model), ("guide", guide)):
             if isinstance(part, nn.Module):
-                self.live.update({f"{prefix}.{name}": b for name, b in _kept_buffers(part)})
+                self.live.update({f"{prefix}.{name}": b for name, b in kept_buffers(part)})
         for stepper_name, stepper in steppers.items():
             self.live.update(
                 {f"evidence.{stepper_name}.{n}": b for n, b in stepper.evidence.named_own_buffers().items()}
@@ -165,7 +165,7 @@ def _mapping(value: Any) -> Any:
     return [_mapping(item) for item in value] if isinstance(value, list) else value
 
 
-def _kept_buffers(module: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
+def kept_buffers(module: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
     """Yield the buffers of a module's state, without those that its arguments determine."""
     names = set(module.state_dict(keep_vars=True))
     return ((name, buffer) for name, buffer in module.named_buffers() if name in names)

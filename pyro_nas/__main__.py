@@ -1,4 +1,4 @@
-"""Command line: ``pyro-nas search`` and ``pyro-nas complexity``; the only file here that knows the rooms."""
+"""Command line: ``pyro-nas search``, ``compare`` and ``complexity``; the only file here that knows the rooms."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from pyro_nas import checks, inference, models, plots
 from pyro_nas.arviz_export import to_arviz
+from pyro_nas.comparison import comparison
 from pyro_nas.complexity_study import study
 from pyro_nas.data import Batches, Labelled, Split, load
 from pyro_nas.derivation import derive
@@ -227,7 +228,12 @@ def _print_structure(space: Space, probabilities: dict[str, torch.Tensor]) -> No
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return 2 after an error of the user's."""
     try:
-        auto_cli({"search": search, "complexity": study(models, inference)}, args=args, as_positional=False)
+        commands: dict[str, Any] = {
+            "search": search,
+            "compare": comparison(models, inference),
+            "complexity": study(models, inference),
+        }
+        auto_cli(commands, args=args, as_positional=False)
     except (ValueError, TypeError, OSError, NonFiniteLoss) as error:
         print(f"pyro-nas: error: {error}", file=sys.stderr)
         return 2

@@ -208,3 +208,25 @@ def plot_complexity(panels: Mapping[str, Mapping[str, Mapping[float, float]]]) -
         if len(lines) > 1:
             axis.legend(frameon=False, fontsize=8)
     return figure
+
+
+def plot_robustness(summary: Mapping[str, Any]) -> Figure:
+    """Draw the accuracy of retrained networks against attack, deleted edges and noise, mean and sd over seeds.
+
+    ``summary``: that of ``pyro-nas compare``, {method: {"test": {way: {"robustness": {part: {level: spread}}}}}}.
+    """
+    parts = {"attack": "attack ε", "deleted_edges": "deleted share of edges", "noise": "noise sd"}
+    figure, axes = plt.subplots(1, len(parts), figsize=(13, 3.6), sharey=True, layout="constrained")
+    lines = [
+        (f"{m}, {way}" if len(e["test"]) > 1 else m, t) for m, e in summary.items() for way, t in e["test"].items()
+    ]
+    for axis, (part, title) in zip(axes, parts.items(), strict=True):
+        for index, (label, test) in enumerate(lines):
+            curve = test["robustness"][part]
+            levels = np.array([float(level) for level in curve])
+            mean, sd = (np.array([point[key] for point in curve.values()]) for key in ("mean", "sd"))
+            axis.errorbar(levels, mean, sd, marker="o", ms=3, capsize=2, color=COLOURS[index % 10], label=label)
+        axis.set_xlabel(title)
+    axes[0].set_ylabel("test accuracy")
+    axes[-1].legend(frameon=False, fontsize=8, bbox_to_anchor=(1.0, 1.0), loc="upper left")
+    return figure

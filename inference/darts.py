@@ -1,0 +1,132 @@
+"""DARTS of second order: bilevel, with the gradient of the structure taken through one step of the weights.
+
+DARTS (Liu, Simonyan and Yang 2019) is a ``guides.PointMass`` of a model with ``structures.dirichlet()``, whose density
+is constant: of first order fitted by ``bilevel.fit``, of second order by this. Other guides work in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from pyro_nas import checks
+from pyro_nas.data import Pair, Source
+from pyro_nas.inference.bilevel import endless
+from pyro_nas.inference.loop import Session
+from pyro_nas.inference.options import Options, Record
+from pyro_nas.inference.state import kept_buffers, split_parameters
+from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, Stepper, adam
+from pyro_nas.terms import Terms
+
+Loss = Callable[[], torch.Tensor]
+Tensors = Sequence[torch.Tensor]
+
+
+def unrolled_gradient(
+    lower: Loss, upper: Loss, weights: Tensors, structure: Tensors, rate: float
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return Q and d/dΓ Q(w − ξ ∇_w L(w, Γ), Γ) = ∂_Γ Q − ξ ∇²_{Γw} L ∇_w Q, the derivatives of Q at the moved w.
+
+    ``lower`` computes L and ``upper`` Q from the parameters as they are; ``rate`` is ξ. The mixed derivative is exact,
+    by double differentiation. (Structure-selection lecture, DARTS, where the direct term is missing.)
+    """
+    before = [value.detach().clone() for value in weights]
+    seed = int(torch.randint(2**31, ()))
+
+    def same_noise() -> torch.Tensor:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return lower()
+
+    try:
+        step = _gradients(same_noise(), weights)
+        with torch.no_grad():
+            torch._foreach_sub_(list(weights), step, alpha=rate)
+        loss = upper()
+        found = _gradients(loss, [*structure, *weights])
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(list(weights), before)
+    direct, vector = found[: len(structure)], found[len(structure) :]
+    again = torch.autograd.grad(same_noise(), list(weights), create_graph=True, allow_unused=True)
+    pairs = [(g, v) for g, v in zip(again, vector, strict=True) if g is not None and g.requires_grad]
+    product = torch.stack([(g * v).sum() for g, v in pairs]).sum()
+    mixed = _gradients(product, structure)
+    return loss.detach(), [d - rate * m for d, m in zip(direct, mixed, strict=True)]
+
+
+def _gradients(loss: torch.Tensor, inputs: Tensors) -> list[torch.Tensor]:
+    found = torch.autograd.grad(loss, list(inputs), allow_unused=True)
+    return [torch.zeros_like(i) if g is None else g for g, i in zip(found, inputs, strict=True)]
+
+
+def fit(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    train: Source,
+    valid: Source,
+    *,
+    rate: float,
+    optimizer: OptimizerFactory | None = None,
+    scheduler: SchedulerFactory | None = None,
+    structure_optimizer: OptimizerFactory | None = None,
+    structure_scheduler: SchedulerFactory | None = None,
+    **options: Any,
+) -> list[Record]:
+    """Alternate a step of the structure, through a step of the weights of length ``rate``, and one of the weights.
+
+    Arguments as ``bilevel.fit``. A step of the structure passes two training batches' worth of data more than there,
+    and both passes of the training batch have the same noise. Batch normalisation counts the steps of weights only.
+
+    Raises ValueError for draws of the structure that carry no gradient.
+    """
+    checks.number("rate", rate, low=0)
+    if valid is None:
+        raise ValueError("valid: expected data for the structure, got None. Pass (x, y), or use svi.fit.")
+    with Session(model, guide, train, valid, Options.of(options)) as session:
+        weights, structure = split_parameters(guide, session.train.first(), session.named)
+        lower = session.stepper(list(weights), optimizer or adam(), scheduler)
+        upper = session.stepper(list(structure), structure_optimizer or adam(), structure_scheduler)
+        buffers = [buffer for _, buffer in kept_buffers(model)] if isinstance(model, nn.Module) else []
+        held_out: Iterator[Pair] = iter(())
+
+        def step(number: int, batch: Pair) -> Terms:
+            nonlocal held_out
+            if number % len(session.train) == 0:
+                held_out = endless(session.valid)
+            kept = [buffer.clone() for buffer in buffers]
+            _structure_step(number, lower, upper, batch, next(held_out), rate)
+            for buffer, value in zip(buffers, kept, strict=True):
+                buffer.copy_(value)
+            return lower(number, *batch)
+
+        return session.run({"weights": lower, "structure": upper}, step)
+
+
+def _structure_step(number: int, lower: Stepper, upper: Stepper, train: Pair, valid: Pair, rate: float) -> None:
+    last: list[Terms] = []
+
+    def loss(stepper: Stepper, batch: Pair) -> torch.Tensor:
+        terms = stepper.terms(*batch)
+        if isinstance(terms.score, torch.Tensor):
+            raise ValueError(
+                "guide: expected draws of the structure that carry gradients, got discrete ones. "
+                "Use structures.dirichlet or gumbel_softmax, or bilevel.fit."
+            )
+        last[:] = [terms]
+        return -terms.surrogate / stepper.num_data
+
+    held: list[Terms] = []
+
+    def upper_loss() -> torch.Tensor:
+        value = loss(upper, valid)
+        held[:] = last
+        return value
+
+    value, gradients = unrolled_gradient(lambda: loss(lower, train), upper_loss, lower.values, upper.values, rate)
+    for parameter, gradient in zip(upper.values, gradients, strict=True):
+        parameter.grad = gradient
+    upper.update(number, held[0], value)

@@ -1,0 +1,56 @@
+"""Random search: distinct structures drawn uniformly, each scored, best first.
+
+The score is any function of a structure, such as the validation accuracy of a network that was trained for it; with as
+many draws as there are structures this is exhaustive search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from pyro_nas import checks
+from pyro_nas.enumeration import Vertex, all_structures, count_structures, key_of_structure, random_structure
+from pyro_nas.space import Space
+
+Score = Callable[[Vertex], float]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A discrete structure, which ``derive`` accepts, and its score: higher is better."""
+
+    structure: Vertex
+    score: float
+
+
+def search(space: Space, score: Score, count: int, seed: int = 0) -> list[Scored]:
+    """Score ``count`` distinct structures, drawn uniformly without replacement, and return them, best first.
+
+    Raises ValueError where the space has no open choices. Li and Talwalkar 2019.
+    """
+    checks.is_callable("score", score, "a function of a structure")
+    checks.integer("count", count, low=1)
+    checks.seed(seed)
+    return rank(score, distinct(space, count, torch.Generator().manual_seed(seed)))
+
+
+def distinct(space: Space, count: int, generator: torch.Generator) -> list[Vertex]:
+    """Draw that many distinct structures uniformly, or all where there are no more."""
+    if not space.choices():
+        raise ValueError("space: expected one with open choices to search, got one without.")
+    if count >= count_structures(space):
+        return list(all_structures(space))
+    found: dict[tuple, Vertex] = {}
+    while len(found) < count:
+        structure = random_structure(space, generator)
+        found.setdefault(key_of_structure(structure), structure)
+    return list(found.values())
+
+
+def rank(score: Score, structures: list[Vertex]) -> list[Scored]:
+    """Score structures and return them, best first."""
+    scored = [Scored(structure, float(score(structure))) for structure in structures]
+    return sorted(scored, key=lambda entry: -entry.score)

@@ -1,0 +1,129 @@
+"""REINFORCE: a policy over structures, one categorical law an edge, that ascends an expected reward (Williams 1992).
+
+A controller of architecture search (Zoph and Le 2017) with independent edges in place of a recurrent network. The
+reward is any function of a structure. With weights that all structures share and the reward of a batch, the same
+estimator is ``bilevel.fit`` of a model with ``structures.categorical`` (as ENAS, Pham et al. 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import log_softmax, logsigmoid
+
+from pyro_nas import checks
+from pyro_nas.enumeration import Vertex, key_of_structure
+from pyro_nas.inference.random_search import Score, Scored
+from pyro_nas.space import Space
+
+Tables = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The logits of a policy, {site: (edge, choice)}: categorical on the simplex, Bernoulli on the cube."""
+
+    space: Space
+    logits: Tables
+
+    @classmethod
+    def uniform(cls, space: Space) -> Policy:
+        """Return the uniform policy."""
+        return cls(space, {site: torch.zeros(choices.shape) for site, choices in space.choices().items()})
+
+    def probabilities(self) -> Tables:
+        """Return P(choice), {site: (edge, choice)}, which ``derive`` accepts."""
+        return {site: x.softmax(-1) if self._simplex(site) else x.sigmoid() for site, x in self.logits.items()}
+
+    def sample(self, generator: torch.Generator) -> Vertex:
+        """Draw a structure."""
+        drawn = {}
+        for site, table in self.probabilities().items():
+            if self._simplex(site):
+                index = torch.multinomial(table, 1, generator=generator)
+                drawn[site] = torch.zeros_like(table).scatter_(-1, index, 1.0)
+            else:
+                drawn[site] = torch.bernoulli(table, generator=generator)
+        return drawn
+
+    def log_probability(self, structure: Vertex) -> torch.Tensor:
+        """Return log π(Γ)."""
+        terms = []
+        for site, x in self.logits.items():
+            on = log_softmax(x, -1) if self._simplex(site) else logsigmoid(x)
+            off = 0.0 if self._simplex(site) else (1 - structure[site]) * logsigmoid(-x)
+            terms.append((structure[site] * on + off).sum())
+        return torch.stack(terms).sum()
+
+    def _simplex(self, site: str) -> bool:
+        return self.space.choices()[site].restriction.startswith("simplex")
+
+
+class MovingBaseline:
+    """b: the mean of past rewards, each weighing ``decay`` times the next, debiased; 0 before the first.
+
+    It does not depend on the present draw, so that E (R − b) ∇ log π = ∇ E R.
+    """
+
+    def __init__(self, decay: float = 0.9):
+        self.decay = checks.number("decay", decay, low=0, high=1)
+        self.total, self.weight = 0.0, 0.0
+
+    @property
+    def value(self) -> float:
+        """The baseline."""
+        return self.total / self.weight if self.weight else 0.0
+
+    def update(self, reward: float) -> None:
+        """Take a reward into the mean."""
+        self.total = self.decay * self.total + (1 - self.decay) * reward
+        self.weight = self.decay * self.weight + (1 - self.decay)
+
+
+def gradient(policy: Policy, structure: Vertex, reward: float, baseline: float) -> Tables:
+    """Return (R − b) ∇ log π(Γ) in the logits, {site: (edge, choice)}: an unbiased estimate of ∇ E R for Γ ~ π."""
+    leaves = {site: table.clone().requires_grad_() for site, table in policy.logits.items()}
+    Policy(policy.space, leaves).log_probability(structure).backward()
+    return {site: (reward - baseline) * leaf.grad for site, leaf in leaves.items() if leaf.grad is not None}
+
+
+def search(
+    space: Space,
+    score: Score,
+    steps: int,
+    *,
+    lr: float = 0.1,
+    decay: float = 0.9,
+    seed: int = 0,
+    callback: Callable[[int, Policy, float], None] | None = None,
+) -> tuple[Policy, list[Scored]]:
+    """Ascend E_π score by Adam, a draw a step; return the policy and the structures that were scored, best first.
+
+    ``callback`` is called after each step with its number, the policy and the reward. A structure that is drawn again
+    is not scored again.
+    """
+    checks.is_callable("score", score, "a function of a structure")
+    checks.integer("steps", steps, low=1)
+    checks.number("lr", lr, low=0, open_low=True)
+    if not space.choices():
+        raise ValueError("space: expected one with open choices to search, got one without.")
+    generator = torch.Generator().manual_seed(checks.seed(seed))
+    policy, baseline = Policy.uniform(space), MovingBaseline(decay)
+    optimizer = torch.optim.Adam(list(policy.logits.values()), lr=lr)
+    scored: dict[tuple, Scored] = {}
+    for step in range(steps):
+        structure = policy.sample(generator)
+        key = key_of_structure(structure)
+        if key not in scored:
+            scored[key] = Scored(structure, float(score(structure)))
+        reward = scored[key].score
+        start = baseline.value if step else reward  # the first step would push towards whatever was drawn
+        for site, value in gradient(policy, structure, reward, start).items():
+            policy.logits[site].grad = -value
+        optimizer.step()
+        baseline.update(reward)
+        if callback is not None:
+            callback(step, policy, reward)
+    return policy, sorted(scored.values(), key=lambda entry: -entry.score)

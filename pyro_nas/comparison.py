@@ -1,0 +1,137 @@
+"""``pyro-nas compare``: architecture search by many methods on one space, at an equal budget of processed images."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from pyro_nas import checks, plots
+from pyro_nas.comparison_methods import METHODS, Task
+from pyro_nas.comparison_report import summarise, tables, way
+from pyro_nas.comparison_rows import Size, retrained, row
+from pyro_nas.data import load
+from pyro_nas.runs import RunFolder, read_json
+
+PLAIN = "plain"  # four convolutions and no search, trained for as long as VarDARTS searches and retrains
+ROWS = (*METHODS, PLAIN)
+PRIMITIVES = (
+    "max pool",
+    "average pool",
+    "skip",
+    "convolution 1",
+    "convolution 3",
+    "single separable 3",
+    "single separable 5",
+)
+
+
+def comparison(models: Any, inference: Any) -> Callable[..., None]:
+    """Return the command, made with the rooms ``models`` and ``inference``."""
+    sizes = _sizes(models.cell_spaces)
+
+    def compare(
+        data: str = "digits",
+        root: str | None = None,
+        methods: Sequence[str] = ("vardarts", "darts", "single_path", "random"),
+        seeds: Sequence[int] = (0, 1, 2),
+        budget: str = "small",
+        device: str = "cpu",
+        out: str = "runs/compare",
+        resume: bool = False,
+    ) -> None:
+        """Compare ways to search an architecture: one space, data and budget of images, several seeds.
+
+        Each method searches, with weights on one half of the training data and structure on the other; what it found
+        is retrained, larger, on all of them, and tested once. Writes a JSON file of each method × seed as it ends, then
+        tables and pictures.
+
+        Args:
+            data: "digits", "mnist", "fashion-mnist", or an .npz file with images x and classes y.
+            root: folder of the torchvision sets, downloaded there where absent.
+            methods: of "vardarts", "darts", "darts_second_order", "snas", "hard", "dirichlet", "single_path", "random",
+                "reinforce", and "plain": four convolutions without a search, trained for as long as vardarts takes.
+            seeds: one run of each method for each.
+            budget: "small" (digits, minutes), "short" or "long" (28 × 28 images).
+            device: "cpu", "cuda", …
+            out: run folder, new or empty.
+            resume: continue the comparison in that folder.
+        """
+        methods, seeds = list(dict.fromkeys(methods)), list(dict.fromkeys(seeds))
+        config = {"data": data, "methods": methods, "seeds": seeds, "budget": budget}
+        for method in methods:
+            checks.one_of("methods", method, ROWS)
+        for seed in seeds:
+            checks.seed(seed)
+        if not methods or not seeds:
+            raise ValueError(f"methods: expected one or more, and one seed or more, got {methods} and {seeds}.")
+        if PLAIN in methods and "vardarts" not in methods:
+            raise ValueError("methods: expected 'vardarts' beside 'plain', which trains for as long. Add it.")
+        size = sizes[checks.one_of("budget", budget, sizes)]
+        place = checks.device("device", device)
+        split = load(data, root, valid_fraction=0.5)
+        if split.train[0].dim() != 4:
+            raise ValueError(f"data: expected images (data, channels, h, w), got shape {tuple(split.train[0].shape)}.")
+        space = size.searched(split.train[0].shape[1], split.classes)
+        folder = RunFolder(out, config, resume)
+        rows: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
+        for seed in seeds:
+            task = Task(models, inference, space, split, size.images, seed, place, size.batch_size,
+                        children=size.children, options={"progress": sys.stderr.isatty()})  # fmt: skip
+            for method in sorted(methods, key=lambda name: name == PLAIN):
+                path = folder.path / "rows" / f"{method}-{seed}.json"
+                if path.exists():
+                    found = read_json(path, "test")
+                elif method == PLAIN:
+                    found = _plain(models, task, size, rows["vardarts"][-1])
+                else:
+                    found = row(task, size, method)
+                folder.write_json(f"rows/{path.name}", found)
+                rows[method].append(found)
+                print(f"{method}, seed {seed}: {_line(found)}", flush=True)
+        summary = summarise(rows)
+        machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "device": str(place)}
+        text = tables(summary)
+        folder.write_json(
+            "summary.json", {"command": "pyro-nas compare", "config": config, "machine": machine, "methods": summary}
+        )
+        folder.write_text("tables.md", text)
+        for method, found in rows.items():
+            if "structure" in found[0]:
+                structure = {site: torch.tensor(table) for site, table in found[0]["structure"].items()}
+                figure = plots.plot_architecture(space, structure)
+                folder.write_with(f"{method}.png", partial(plots.save, figure))
+        folder.write_with("robustness.png", partial(plots.save, plots.plot_robustness(summary)))
+        print(text)
+        print(f"run folder: {folder.path}")
+
+    return compare
+
+
+def _plain(models: Any, task: Task, size: Size, other: dict[str, Any]) -> dict[str, Any]:
+    """Train the plain network for as many epochs as fit into the seconds of another row's search and retraining."""
+    network = models.zoo.convolutions(task.split.train[0].shape[1], task.split.classes)
+    trial = retrained(task, size, network, False, 1)["retrain"]["seconds"]
+    seconds = other["search"]["seconds"] + other["retrain"]["seconds"]
+    return retrained(task, size, network, False, max(1, round(seconds / trial)))
+
+
+def _line(found: dict[str, Any]) -> str:
+    seconds = found["retrain"]["seconds"] + found.get("search", {"seconds": 0.0})["seconds"]
+    return f"accuracy {found['test'][way(found)]['accuracy']:.4f}, {seconds:.0f} s"
+
+
+def _sizes(spaces: Any) -> dict[str, Size]:
+    """Return the budgets by name."""
+    small = partial(spaces.darts, primitives=PRIMITIVES, nodes=2, cells=2, stem_channels=8)
+    large = partial(spaces.darts, primitives=PRIMITIVES, nodes=2, cells=3, stem_stride=2)
+    searched = partial(large, channels=8, stem_channels=16)
+    small_sizes = (partial(small, channels=8), partial(small, channels=16))
+    return {
+        "small": Size(60_000, 60, *small_sizes, batch_size=64, shifted=1, mirrored=False),
+        "short": Size(180_000, 8, searched, partial(large, channels=32, stem_channels=32)),
+        "long": Size(480_000, 30, searched, partial(large, channels=48, stem_channels=32)),
+    }

@@ -1,0 +1,249 @@
+"""Methods of the comparison: ways to one structure, all of one space, data and budget of processed images.
+
+A budget counts the images that pass forward through the network while it is searched, in training and in choosing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pyro_nas.batch_normalization import recalibrated
+from pyro_nas.data import Labelled, Split
+from pyro_nas.derivation import derive
+from pyro_nas.enumeration import Vertex
+from pyro_nas.posterior import choice_probabilities, mean_draw, predict
+from pyro_nas.space import Space, Structure
+
+INITIAL_SCALE = 0.02
+SCORED = 1024  # validation images that a structure is scored by
+CALIBRATED = 512  # training images from which its batch normalisation is
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all methods share; ``models`` and ``inference`` are the rooms, which the command line hands over.
+
+    ``images`` is the budget of the search, ``children`` the networks that random search trains with it.
+    """
+
+    models: Any
+    inference: Any
+    space: Space
+    split: Split
+    images: int
+    seed: int
+    device: torch.device
+    batch_size: int = 128
+    lr: float = 0.01
+    structure_lr: float = 0.05
+    complexity: float = 0.1
+    posterior_complexity: float = 0.003
+    children: int = 8
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def model(self, structure: Any = None, space: Space | None = None, complexity: float | None = None) -> Any:
+        """Return a model of the space, with weights N(0, 1/fan-in)."""
+        torch.manual_seed(self.seed)
+        priors = self.models.priors
+        return self.models.Model(
+            space or self.space, num_data=len(self.split.train[1]), weights=priors.normal(priors.fan_in()),
+            structure=structure, complexity=complexity or self.complexity,
+        ).to(self.device)  # fmt: skip
+
+    def fit_options(self, epochs: int) -> dict[str, Any]:
+        """Return the options of a fit of the weights."""
+        inference = self.inference
+        shared = {"batch_size": self.batch_size, "seed": self.seed, "epochs": epochs, **self.options}
+        return {**shared, "optimizer": inference.adam(self.lr), "scheduler": inference.one_cycle(self.lr)}
+
+    def epochs(self, data: int) -> int:
+        """Return how many epochs of so many images the budget allows, at least one."""
+        return max(1, round(self.images / data))
+
+
+@dataclass
+class Found:
+    """What a search found: a structure or choice probabilities, at what cost; the searched pair where there is one."""
+
+    structure: Structure
+    images: int
+    seconds: float
+    searched: tuple[Any, Any] | None = None
+    history: Sequence[Mapping[str, Any]] = ()
+
+
+class Count(AbstractContextManager):
+    """Counts the images that pass forward through a model's network."""
+
+    def __init__(self, model: Any):
+        self.model, self.images = model, 0
+
+    def __enter__(self) -> Count:
+        def add(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            self.images += len(inputs[0])
+
+        self._hook = self.model.network.register_forward_pre_hook(add)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._hook.remove()
+
+
+def _searched(
+    task: Task, model: Any, guide: Any, fit: Callable[..., Any], *data: Any, epochs: int, **own: Any
+) -> Found:
+    """Fit a pair and return its choice probabilities."""
+    start = time.perf_counter()
+    with Count(model) as count:
+        history = fit(model, guide, *data, **{**task.fit_options(epochs), **own})
+    seconds = time.perf_counter() - start
+    probabilities = {site: table.cpu() for site, table in choice_probabilities(guide).items()}
+    return Found(probabilities, count.images, seconds, (model, guide), history)
+
+
+def _bilevel(task: Task, structure: Any, guide: Callable[[Any], Any], complexity: float | None = None,
+             fit: Callable[..., Any] | None = None, passes: int = 1, **own: Any) -> Found:  # fmt: skip
+    model = task.model(structure, complexity=complexity)
+    train, valid = task.split.train, task.split.valid
+    inference = task.inference
+    own = {
+        "structure_optimizer": inference.adam(task.structure_lr),
+        "structure_scheduler": inference.delayed(),
+        "measure_validation": False,
+        **own,
+    }
+    epochs = task.epochs(passes * (len(train[1]) + len(valid[1])))
+    return _searched(
+        task, model, guide(model).to(task.device), fit or inference.bilevel.fit, train, valid, epochs=epochs, **own
+    )
+
+
+def _annealed(task: Task) -> dict[str, Any]:
+    return {"temperature": task.inference.schedules.geometric(1.0, 0.2)}
+
+
+def vardarts(task: Task) -> Found:
+    """Bilevel variational inference: Normal weights, Gumbel-Softmax structure (VarDARTS thesis talk)."""
+    models = task.models
+    return _bilevel(
+        task, models.structures.gumbel_softmax(), lambda model: models.guides.MeanField(model, INITIAL_SCALE),
+        task.posterior_complexity, **_annealed(task),
+    )  # fmt: skip
+
+
+def darts(task: Task) -> Found:
+    """DARTS of first order: point weights and point structure on the simplex."""
+    models = task.models
+    return _bilevel(task, models.structures.dirichlet(), models.guides.PointMass)
+
+
+def darts_second_order(task: Task) -> Found:
+    """DARTS of second order: four passes a step instead of two, so half the epochs."""
+    models = task.models
+    fit = task.inference.darts.fit
+    return _bilevel(task, models.structures.dirichlet(), models.guides.PointMass, fit=fit, passes=2, rate=task.lr)
+
+
+def hard(task: Task) -> Found:
+    """Straight-through samples: one primitive an edge runs (GDAS, Dong and Yang 2019)."""
+    models = task.models
+    return _bilevel(task, models.structures.straight_through(), models.guides.PointWeights, **_annealed(task))
+
+
+def dirichlet(task: Task) -> Found:
+    """Dirichlet structure (DrNAS, Chen et al. 2021), point weights."""
+    models = task.models
+    return _bilevel(task, models.structures.dirichlet(), models.guides.PointWeights)
+
+
+def reinforce(task: Task) -> Found:
+    """Score-function gradients of a categorical structure with a moving baseline (ENAS, Pham et al. 2018)."""
+    models = task.models
+    return _bilevel(task, models.structures.categorical(), models.guides.PointWeights)
+
+
+def snas(task: Task) -> Found:
+    """Gumbel-Softmax structure and point weights on one objective, all known data (SNAS, Xie et al. 2019)."""
+    models = task.models
+    model = task.model(models.structures.gumbel_softmax())
+    known = task.split.known
+    guide = models.guides.PointWeights(model).to(task.device)
+    return _searched(task, model, guide, task.inference.svi.fit, known, epochs=task.epochs(len(known[1])),
+                     structure_per_example=True, **_annealed(task))  # fmt: skip
+
+
+def single_path(task: Task) -> Found:
+    """Weights under uniform paths, then evolution by validation accuracy (SPOS, Guo et al. 2020)."""
+    models, train = task.models, task.split.train
+    model = task.model(models.structures.categorical())
+    guide = models.guides.PointWeights(model).to(task.device)
+    guide.structure.requires_grad_(False)  # the uniform prior
+    start = time.perf_counter()
+    with Count(model) as count:
+        epochs = max(1, round(0.75 * task.images / len(train[1])))
+        history = task.inference.svi.fit(model, guide, train, **task.fit_options(epochs))
+        score, cost = shared_weight_score(task, model, guide), CALIBRATED + SCORED
+        most = max(10, (task.images - count.images) // cost)
+        found = task.inference.evolution.search(
+            task.space, score, population=max(2, most // 5), generations=5, parents=max(2, most // 25), seed=task.seed
+        )
+    return Found(found[0].structure, count.images, time.perf_counter() - start, (model, guide), history)
+
+
+def random(task: Task) -> Found:
+    """Distinct uniform structures, each trained for its share of the budget; the best by validation accuracy."""
+    train, start, images = task.split.train, time.perf_counter(), 0
+    epochs = max(1, round(task.images / task.children / len(train[1])))
+
+    def score(structure: Vertex) -> float:
+        nonlocal images
+        model = task.model(space=derive(task.space, structure))
+        guide = task.models.guides.PointWeights(model).to(task.device)
+        with Count(model) as count:
+            task.inference.svi.fit(model, guide, train, **task.fit_options(epochs))
+            result = accuracy(task, model, mean_draw(guide))
+        images += count.images
+        return result
+
+    share = epochs * len(train[1]) + SCORED
+    children = max(1, round(task.images / share))
+    found = task.inference.random_search.search(task.space, score, children, task.seed)
+    return Found(found[0].structure, images, time.perf_counter() - start)
+
+
+METHODS: dict[str, Callable[[Task], Found]] = {
+    "vardarts": vardarts,
+    "darts": darts,
+    "darts_second_order": darts_second_order,
+    "snas": snas,
+    "hard": hard,
+    "dirichlet": dirichlet,
+    "single_path": single_path,
+    "random": random,
+    "reinforce": reinforce,
+}
+
+
+def accuracy(task: Task, model: Any, draws: Mapping[str, torch.Tensor]) -> float:
+    """Return the accuracy of draws on the first validation images."""
+    x, y = (part[:SCORED].to(task.device) for part in task.split.valid)
+    return float((predict(model, draws, x).argmax(-1) == y).double().mean())
+
+
+def shared_weight_score(task: Task, model: Any, guide: Any) -> Callable[[Vertex], float]:
+    """Return a score of structures: validation accuracy with a guide's mean weights, batch statistics taken anew."""
+    weights = {site: value for site, value in mean_draw(guide).items() if site not in model.choices}
+    calibration: Labelled = tuple(part[:CALIBRATED].to(task.device) for part in task.split.train)  # type: ignore[assignment]
+
+    def score(structure: Vertex) -> float:
+        draws = {**weights, **{site: table[None].to(task.device) for site, table in structure.items()}}
+        with recalibrated(model, draws, calibration):
+            return accuracy(task, model, draws)
+
+    return score

@@ -1,0 +1,114 @@
+"""Report of the comparison: accuracy and cost of each method over seeds, what it chose, and how robust that is."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pyro_nas.complexity_report import spread
+
+Rows = Mapping[str, Sequence[Mapping[str, Any]]]  # method → a row per seed
+
+
+def way(row: Mapping[str, Any]) -> str:
+    """Return by which of its ways a row is judged: its posterior where it has one."""
+    return "posterior" if "posterior" in row["test"] else "point"
+
+
+def summarise(rows: Rows) -> dict[str, Any]:
+    """Return mean and sd over seeds of every number of every method, and how its choices agree."""
+    summary = {}
+    for method, found in rows.items():
+        entry: dict[str, Any] = {
+            "seeds": len(found),
+            "test": {name: _spreads([row["test"][name] for row in found]) for name in found[0]["test"]},
+            "retrain": _spreads([row["retrain"] for row in found]),
+            "cost": _spreads([row["cost"] for row in found]),
+            "judged_by": way(found[0]),
+        }
+        if "search" in found[0]:
+            entry["search"] = _spreads([row["search"] for row in found])
+            entry["choices"] = collapse([row["choices"] for row in found])
+        summary[method] = entry
+    if "random" in summary:
+        base = _accuracy(summary["random"])
+        for entry in summary.values():
+            entry["over_random"] = (_accuracy(entry) - base) / base
+    return summary
+
+
+def collapse(choices: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Return per derived cell the mean numbers of skips, pools and zeros, and the agreement over seeds.
+
+    Agreement is the share of edges with the same primitive, mean over all pairs of seeds; 1/K of chance.
+    """
+    edges = len(choices[0])
+    pairs = list(itertools.combinations(choices, 2))
+    return {
+        "edges": edges,
+        **{
+            kind: statistics.fmean(sum(kind in name for name in one.values()) for one in choices)
+            for kind in ("skip", "pool", "zero")
+        },
+        "agreement": statistics.fmean(sum(a[e] == b[e] for e in a) / edges for a, b in pairs) if pairs else None,
+    }
+
+
+def tables(summary: Mapping[str, Any]) -> str:
+    """Return the tables as Markdown, mean ± sd over seeds."""
+    first = ["method", "accuracy, %", "calibration error", "search, s", "retraining, s", "search, images",
+             "parameters", "multiply-accumulates", "latency, µs an image"]  # fmt: skip
+    lines = ["### Test accuracy and cost", "", _line(first), "|---" * len(first) + "|"]
+    for method, entry in summary.items():
+        test, cost, search = entry["test"][entry["judged_by"]], entry["cost"], entry.get("search")
+        lines.append(_line([
+            method, _pm(test["accuracy"], 100, 2), _pm(test["calibration_error"], 1, 4),
+            _pm(search["seconds"], 1, 0) if search else "–", _pm(entry["retrain"]["seconds"], 1, 0),
+            _pm(search["images"], 1, 0) if search else "–", _pm(cost["parameters"], 1, 0),
+            _pm(cost["multiply_accumulates"], 1e-6, 2) + " M", _pm(cost["latency"], 1, 0),
+        ]))  # fmt: skip
+    second = ["method", "skips", "pools", "zeros", "edges", "agreement of seeds", "over random, %"]
+    lines += ["", "### What was chosen, per derived network", "", _line(second), "|---" * len(second) + "|"]
+    for method, entry in summary.items():
+        if "choices" not in entry:
+            continue
+        found = entry["choices"]
+        counts = [f"{found[kind]:.1f}" for kind in ("skip", "pool", "zero")]
+        agreement = "–" if found["agreement"] is None else f"{found['agreement']:.2f}"
+        over = f"{100 * entry['over_random']:+.2f}" if "over_random" in entry else "–"
+        lines.append(_line([method, *counts, str(found["edges"]), agreement, over]))
+    for part, title in (("attack", "sign-gradient attack of size ε"), ("deleted_edges", "deleted share of edges"),
+                        ("noise", "normal noise of sd")):  # fmt: skip
+        levels = max((list(e["test"][w]["robustness"][part]) for e in summary.values() for w in e["test"]), key=len)
+        header = ["method", *levels]
+        lines += ["", f"### Accuracy in %, retrained network, under {title}", "", _line(header)]
+        lines.append("|---" * len(header) + "|")
+        for method, entry in summary.items():
+            for name, test in entry["test"].items():
+                curve = test["robustness"][part]
+                label = method if len(entry["test"]) == 1 else f"{method}, {name}"
+                lines.append(
+                    _line([label, *(_pm(curve[level], 100, 1) if level in curve else "–" for level in levels)])
+                )
+    return "\n".join(lines) + "\n"
+
+
+def _accuracy(entry: Mapping[str, Any]) -> float:
+    return entry["test"][entry["judged_by"]]["accuracy"]["mean"]
+
+
+def _spreads(values: Sequence[Any]) -> Any:
+    """Return mean and sd of each number of equal nested mappings."""
+    if isinstance(values[0], Mapping):
+        return {key: _spreads([value[key] for value in values]) for key in values[0]}
+    return spread([float(value) for value in values])
+
+
+def _pm(found: Mapping[str, float], factor: float, digits: int) -> str:
+    return f"{factor * found['mean']:.{digits}f} ± {factor * found['sd']:.{digits}f}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

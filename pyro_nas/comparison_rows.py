@@ -1,0 +1,120 @@
+"""A row of the comparison: one method with one seed, from the search to what the retrained network does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from pyro_nas import augmentation as augmentations
+from pyro_nas.comparison_methods import INITIAL_SCALE, METHODS, Found, Task
+from pyro_nas.costs import total_cost
+from pyro_nas.derivation import derive
+from pyro_nas.metrics import classification_metrics
+from pyro_nas.posterior import by_edge, draw, edge_entropies, hard_choices, mean_draw, predict
+from pyro_nas.robustness import robustness_curves
+from pyro_nas.space import Space
+
+POSTERIOR = "vardarts"  # the method whose retrained network keeps a posterior of its weights
+DRAWS = 10
+ATTACKED = 2000  # test images that robustness is measured on
+LATENCY_BATCH = 64
+FRACTIONS = (0.0, 0.1, 0.3, 0.5)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a comparison is.
+
+    ``images``: the budget of a search, ``children``: the networks that random search trains with it. ``searched`` and
+    ``retrained`` make the space from (inputs, outputs); both have the same sites, the latter is the larger.
+    ``retrain_lr``: the highest learning rate, ``shifted``: pixels that a training image moves.
+    """
+
+    images: int
+    retrain_epochs: int
+    searched: Callable[[int, int], Space]
+    retrained: Callable[[int, int], Space]
+    batch_size: int = 128
+    children: int = 8
+    retrain_lr: float = 0.01
+    shifted: int = 2
+    mirrored: bool = True
+
+
+def row(task: Task, size: Size, method: str) -> dict[str, Any]:
+    """Search by a method, retrain what it found on all known data, and measure that on the test part."""
+    found = METHODS[method](task)
+    inputs, outputs = task.split.train[0].shape[1], task.split.classes
+    architecture = derive(size.retrained(inputs, outputs), found.structure)
+    return {
+        **_described(task, found),
+        **retrained(task, size, architecture, posterior=method == POSTERIOR),
+    }
+
+
+def retrained(
+    task: Task, size: Size, architecture: Space, posterior: bool, epochs: int | None = None
+) -> dict[str, Any]:
+    """Retrain a network with nothing left to choose, and measure it on the test part."""
+    epochs = epochs or size.retrain_epochs
+    model, guide, seconds = retrain(task, size, architecture, posterior, epochs)
+    x, y = task.split.test
+    sample = x[:LATENCY_BATCH].to(task.device)
+    point = mean_draw(guide)
+    ways = {"point": point, **({"posterior": draw(guide, num_samples=DRAWS)} if posterior else {})}
+    named = any(child.name for _, child in architecture.children())
+    fractions = FRACTIONS if named else ()  # without a cell there are no edges to delete
+    attacked = (x[:ATTACKED].to(task.device), y[:ATTACKED].to(task.device))
+    tested = {}
+    for name, draws in ways.items():
+        metrics = classification_metrics(predict(model, draws, x.to(task.device)).cpu(), y)
+        curves = robustness_curves(model, draws, *attacked, fractions=fractions, seed=task.seed)
+        tested[name] = {**metrics, "robustness": {part: _text_keys(curve) for part, curve in curves.items()}}
+    return {
+        "retrain": {"epochs": epochs, "images": epochs * len(task.split.known[1]), "seconds": round(seconds, 2)},
+        "test": tested,
+        "cost": {
+            "parameters": int(total_cost(architecture, sample, "parameters")),
+            "multiply_accumulates": int(total_cost(architecture, sample, "multiply_accumulates")),
+            "latency": round(total_cost(architecture, sample, "latency") / LATENCY_BATCH, 2),
+        },
+    }
+
+
+def retrain(
+    task: Task, size: Size, architecture: Space, posterior: bool, epochs: int
+) -> tuple[nn.Module, nn.Module, float]:
+    """Fit a network with nothing left to choose to all known data, augmented; return the pair and the seconds."""
+    known, guides, inference = task.split.known, task.models.guides, task.inference
+    full = replace(task, lr=size.retrain_lr, split=replace(task.split, train=known))
+    model = full.model(space=architecture, complexity=task.posterior_complexity if posterior else task.complexity)
+    guide = guides.MeanField(model, INITIAL_SCALE) if posterior else guides.PointWeights(model)
+    guide.to(task.device)
+    parts = [augmentations.shift(size.shifted)] if size.shifted else []
+    parts += [augmentations.mirror()] if size.mirrored else []
+    options = {**full.fit_options(epochs), "augmentation": augmentations.compose(*parts)}
+    start = time.perf_counter()
+    inference.svi.fit(model, guide, known, **options)
+    return model, guide, time.perf_counter() - start
+
+
+def _described(task: Task, found: Found) -> dict[str, Any]:
+    """Return what a search found, as JSON values."""
+    structure = {site: torch.as_tensor(table) for site, table in found.structure.items()}
+    choices = {site: hard_choices(table, task.space.choices()[site].restriction) for site, table in structure.items()}
+    named: Mapping[str, Any] = by_edge(task.space, choices)
+    return {
+        "search": {"images": found.images, "seconds": round(found.seconds, 2)},
+        "choices": {edge: max(table, key=table.get) for edge, table in named.items()},
+        "structure": {site: table.tolist() for site, table in structure.items()},
+        "entropy": by_edge(task.space, edge_entropies(task.space, structure)),
+    }
+
+
+def _text_keys(curve: Mapping[float, float]) -> dict[str, float]:
+    return {str(key): value for key, value in curve.items()}
