@@ -169,21 +169,21 @@ def _count(kind: Kind, module: nn.Module, inputs: Batch) -> float:
 def _latencies(space: Space, batch: Batch, repeats: int) -> tuple[dict[Any, float], float]:
     """Return the microseconds of each part by its key, and those that a pass takes beyond its parts."""
     choices = space.choices()
-    networks: list[tuple[Network, list[_Part], list[float]]] = []
+    laps: dict[Any, list[float]] = {}
+    beyond: list[float] = []
     for shift in range(max((own.shape[1] for own in choices.values()), default=1)):
         rows = {site: (torch.arange(own.shape[0]) + shift) % own.shape[1] for site, own in choices.items()}
         structure = {site: torch.eye(own.shape[1])[rows[site]] for site, own in choices.items()}
         network, calls = _built(derive(space, structure), batch)
-        networks.append((network, list(_parts(space, network, calls)), []))
-    laps: dict[Any, list[float]] = {}
-    for _ in range(repeats):
-        for network, parts, beyond in networks:
-            whole, *found = _laps(network, [network, *(part.module for part in parts)], batch)
-            beyond.append(whole - sum(found))
+        parts = list(_parts(space, network, calls))
+        differences = []
+        for _ in range(repeats):
+            found = _laps(network, [part.module for part in parts], batch)
+            differences.append(_laps(network, [network], batch)[0] - sum(found))  # without the time that hooks take
             for part, lap in zip(parts, found, strict=True):
                 laps.setdefault(part.key, []).append(lap)
-    known = {key: statistics.median(values) for key, values in laps.items()}
-    return known, statistics.mean(statistics.median(beyond) for *_, beyond in networks)
+        beyond.append(statistics.median(differences))
+    return {key: statistics.median(values) for key, values in laps.items()}, statistics.mean(beyond)
 
 
 def _laps(network: Network, modules: list[nn.Module], batch: Batch) -> list[float]:
