@@ -16,6 +16,7 @@ test-slow: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench_search
 
 digits: .venv/installed
 	$(BIN)/python notebooks/digits.py

@@ -1,4 +1,4 @@
-"""Command line: ``pyro-nas search``, ``compare`` and ``complexity``; the only file here that knows the rooms."""
+"""Command line: ``pyro-nas search``, ``compare``, ``rank``, ``complexity``; the only file here that knows the rooms."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from pyro_nas.inference.options import Options
 from pyro_nas.metrics import classification_metrics
 from pyro_nas.models import Model, guides, priors, structures, zoo
 from pyro_nas.posterior import by_edge, choice_probabilities, draw, edge_entropies, predict, probable_structures
+from pyro_nas.ranking import ranking
 from pyro_nas.runs import RunFolder, state_of
 from pyro_nas.space import Space
 from pyro_nas.space_files import read_space, to_dict
@@ -231,6 +232,7 @@ def main(args: list[str] | None = None) -> int:
         commands: dict[str, Any] = {
             "search": search,
             "compare": comparison(models, inference),
+            "rank": ranking(models, inference),
             "complexity": study(models, inference),
         }
         auto_cli(commands, args=args, as_positional=False)

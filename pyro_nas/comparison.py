@@ -14,7 +14,7 @@ from pyro_nas.comparison_methods import METHODS, Task
 from pyro_nas.comparison_report import summarise, tables, way
 from pyro_nas.comparison_rows import Size, retrained, row
 from pyro_nas.data import load
-from pyro_nas.runs import RunFolder, read_json
+from pyro_nas.runs import RunFolder, read_json, write_json
 
 PLAIN = "plain"  # four convolutions and no search, trained for as long as VarDARTS searches and retrains
 ROWS = (*METHODS, PLAIN)
@@ -31,7 +31,7 @@ PRIMITIVES = (
 
 def comparison(models: Any, inference: Any) -> Callable[..., None]:
     """Return the command, made with the rooms ``models`` and ``inference``."""
-    sizes = _sizes(models.cell_spaces)
+    sizes = sizes_of(models.cell_spaces)
 
     def compare(
         data: str = "digits",
@@ -83,13 +83,11 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
                         children=size.children, options={"progress": sys.stderr.isatty()})  # fmt: skip
             for method in sorted(methods, key=lambda name: name == PLAIN):
                 path = folder.path / "rows" / f"{method}-{seed}.json"
-                if path.exists():
-                    found = read_json(path, "test")
-                elif method == PLAIN:
-                    found = _plain(models, task, size, rows["vardarts"][-1])
-                else:
-                    found = row(task, size, method)
-                folder.write_json(f"rows/{path.name}", found)
+                if not path.exists() and method == PLAIN:
+                    write_json(path, _plain(models, task, size, rows["vardarts"][-1]))
+                elif not path.exists():
+                    write_json(path, row(task, size, method))
+                found = read_json(path, "test")
                 rows[method].append(found)
                 print(f"{method}, seed {seed}: {_line(found)}", flush=True)
         summary = summarise(rows)
@@ -124,7 +122,7 @@ def _line(found: dict[str, Any]) -> str:
     return f"accuracy {found['test'][way(found)]['accuracy']:.4f}, {seconds:.0f} s"
 
 
-def _sizes(spaces: Any) -> dict[str, Size]:
+def sizes_of(spaces: Any) -> dict[str, Size]:
     """Return the budgets by name."""
     small = partial(spaces.darts, primitives=PRIMITIVES, nodes=2, cells=2, stem_channels=8)
     large = partial(spaces.darts, primitives=PRIMITIVES, nodes=2, cells=3, stem_stride=2)

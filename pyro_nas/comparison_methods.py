@@ -189,9 +189,9 @@ def single_path(task: Task) -> Found:
         epochs = max(1, round(0.75 * task.images / len(train[1])))
         history = task.inference.svi.fit(model, guide, train, **task.fit_options(epochs))
         score, cost = shared_weight_score(task, model, guide), CALIBRATED + SCORED
-        most = max(10, (task.images - count.images) // cost)
+        most = max(4, (task.images - count.images) // cost)
         found = task.inference.evolution.search(
-            task.space, score, population=max(2, most // 5), generations=5, parents=max(2, most // 25), seed=task.seed
+            task.space, score, population=max(2, most // 4), generations=4, parents=max(2, most // 20), seed=task.seed
         )
     return Found(found[0].structure, count.images, time.perf_counter() - start, (model, guide), history)
 

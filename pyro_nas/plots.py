@@ -230,3 +230,22 @@ def plot_robustness(summary: Mapping[str, Any]) -> Figure:
     axes[0].set_ylabel("test accuracy")
     axes[-1].legend(frameon=False, fontsize=8, bbox_to_anchor=(1.0, 1.0), loc="upper left")
     return figure
+
+
+def plot_ranks(accuracies: Sequence[float], methods: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Draw the accuracy of all cells, best first, and on that curve what each method chose, a mark a seed."""
+    figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    axis.plot(range(1, len(accuracies) + 1), sorted(accuracies, reverse=True), ".", color="grey", ms=4, label="all")
+    for index, (method, entries) in enumerate(methods.items()):
+        axis.plot(
+            [entry["rank"] for entry in entries],
+            [entry["accuracy"] for entry in entries],
+            "ovsD^<>Ph*"[index % 10],
+            color=COLOURS[index % 10],
+            label=method,
+            ms=7,
+            alpha=0.8,
+        )
+    axis.set(xlabel="rank", ylabel="test accuracy, mean over seeds", xscale="log")
+    axis.legend(frameon=False, fontsize=8, loc="lower left")
+    return figure

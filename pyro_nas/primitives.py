@@ -6,7 +6,8 @@ A recipe knows its builder's name and arguments, so that a space that uses it ca
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec
@@ -26,6 +27,17 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "gelu": nn.GELU,
     "silu": nn.SiLU,
+}
+NORMALIZATIONS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "group": lambda channels: nn.GroupNorm(math.gcd(8, channels), channels),
+}
+
+
+CHOICES: dict[str, Iterable[str]] = {
+    "activation": ACTIVATIONS,
+    "normalization": NORMALIZATIONS,
+    "kind": ("max", "average"),
 }
 
 
@@ -61,8 +73,8 @@ def primitive(builder: Callable[P, nn.Module]) -> Callable[P, Primitive]:
         bound.apply_defaults()
         arguments = dict(bound.arguments)
         for name, value in arguments.items():
-            if name == "activation":
-                one_of("activation", value, ACTIVATIONS)
+            if name in CHOICES:
+                one_of(name, value, CHOICES[name])
             elif isinstance(value, int) and not isinstance(value, bool):
                 integer(f"{builder.__name__}({name})", value, low=1)
         return Primitive(builder.__name__, arguments)
@@ -83,13 +95,13 @@ class Zero(nn.Module):
 
 
 class FactorizedReduction(nn.Module):
-    """ReLU, two 1×1 convolutions of stride 2, on even and on odd pixels, side by side, batch normalisation."""
+    """ReLU, two 1×1 convolutions of stride 2, on even and on odd pixels, side by side, normalisation."""
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, inputs: int, outputs: int, normalization: str):
         super().__init__()
         self.even = _convolution(inputs, outputs // 2, 1, 2)
         self.odd = _convolution(inputs, outputs - outputs // 2, 1, 2)
-        self.normalization = nn.BatchNorm2d(outputs)
+        self.normalization = NORMALIZATIONS[normalization](outputs)
 
     def forward(self, x):
         """(batch, inputs, h, w) → (batch, outputs, ⌈h/2⌉, ⌈w/2⌉)."""
@@ -112,11 +124,23 @@ def dense(inputs: int, outputs: int, activation: str = "identity") -> nn.Module:
 
 @primitive
 def convolution(
-    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1, activation: str = "relu"
+    inputs: int,
+    outputs: int,
+    kernel: int = 3,
+    stride: int = 1,
+    dilation: int = 1,
+    activation: str = "relu",
+    normalization: str = "batch",
 ) -> nn.Module:
-    """Convolution, batch normalisation, activation; (batch, inputs, h, w) → (batch, outputs, h/stride, w/stride)."""
+    """Convolution, normalisation, activation; (batch, inputs, h, w) → (batch, outputs, ⌈h/stride⌉, ⌈w/stride⌉).
+
+    ``normalization``: "batch", or "group", in up to 8 groups, which keeps no running statistics: hypernetworks and
+    vectorised particles need that.
+    """
     return nn.Sequential(
-        _convolution(inputs, outputs, kernel, stride, dilation), nn.BatchNorm2d(outputs), ACTIVATIONS[activation]()
+        _convolution(inputs, outputs, kernel, stride, dilation),
+        NORMALIZATIONS[normalization](outputs),
+        ACTIVATIONS[activation](),
     )
 
 
@@ -135,17 +159,29 @@ def separable_convolution(
 
 @primitive
 def preactivated_convolution(
-    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1
+    inputs: int,
+    outputs: int,
+    kernel: int = 3,
+    stride: int = 1,
+    dilation: int = 1,
+    normalization: str = "batch",
 ) -> nn.Module:
-    """ReLU, convolution, batch normalisation; shapes as ``convolution`` (DARTS; NAS-Bench-201)."""
-    return nn.Sequential(nn.ReLU(), _convolution(inputs, outputs, kernel, stride, dilation), nn.BatchNorm2d(outputs))
+    """ReLU, convolution, normalisation; shapes as ``convolution`` (DARTS; NAS-Bench-201)."""
+    layer = _convolution(inputs, outputs, kernel, stride, dilation)
+    return nn.Sequential(nn.ReLU(), layer, NORMALIZATIONS[normalization](outputs))
 
 
 @primitive
 def preactivated_separable(
-    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1, repeats: int = 1
+    inputs: int,
+    outputs: int,
+    kernel: int = 3,
+    stride: int = 1,
+    dilation: int = 1,
+    repeats: int = 1,
+    normalization: str = "batch",
 ) -> nn.Module:
-    """ReLU, depthwise and pointwise convolution, batch normalisation, ``repeats`` times; shapes as ``convolution``.
+    """ReLU, depthwise and pointwise convolution, normalisation, ``repeats`` times; shapes as ``convolution``.
 
     DARTS' separable convolution has two repeats, its dilated one dilation 2 and one repeat.
     """
@@ -156,22 +192,28 @@ def preactivated_separable(
             nn.ReLU(),
             _convolution(inputs, inputs, kernel, 1 if repeat else stride, dilation, groups=inputs),
             _convolution(inputs, outputs if last else inputs, 1, 1),
-            nn.BatchNorm2d(outputs if last else inputs),
+            NORMALIZATIONS[normalization](outputs if last else inputs),
         ]
     return nn.Sequential(*layers)
 
 
 @primitive
-def normalized_pool(channels: int, kind: str = "max", kernel: int = 3, stride: int = 1) -> nn.Module:
-    """Maximum or mean over windows, batch normalisation without scale and shift; shapes as ``max_pool`` (DARTS)."""
-    pool = {"max": max_pool, "average": average_pool}[one_of("kind", kind, ("max", "average"))]
-    return nn.Sequential(pool(kernel, stride)(), nn.BatchNorm2d(channels, affine=False))
+def normalized_pool(
+    channels: int, kind: str = "max", kernel: int = 3, stride: int = 1, normalization: str = "batch"
+) -> nn.Module:
+    """Maximum or mean over windows, normalisation without scale and shift; shapes as ``max_pool`` (DARTS)."""
+    pool = max_pool if kind == "max" else average_pool
+    normalized = NORMALIZATIONS[normalization](channels)
+    for name in ("weight", "bias"):
+        normalized.register_parameter(name, None)
+    normalized.affine = False
+    return nn.Sequential(pool(kernel, stride)(), normalized)
 
 
 @primitive
-def factorized_reduction(inputs: int, outputs: int) -> nn.Module:
+def factorized_reduction(inputs: int, outputs: int, normalization: str = "batch") -> nn.Module:
     """Return DARTS' skip connection of stride 2; shapes (batch, inputs, h, w) → (batch, outputs, ⌈h/2⌉, ⌈w/2⌉)."""
-    return FactorizedReduction(inputs, outputs)
+    return FactorizedReduction(inputs, outputs, normalization)
 
 
 @primitive

@@ -1,0 +1,174 @@
+"""The commands compare and rank: every method, a kill in the middle, tables, errors before the first step."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import pyro_nas.comparison as comparison_module
+from pyro_nas import inference, models
+from pyro_nas.__main__ import main
+from pyro_nas.comparison_methods import METHODS, Count, Task, shared_weight_score
+from pyro_nas.comparison_report import collapse, summarise
+from pyro_nas.comparison_rows import Size
+from pyro_nas.data import load
+from pyro_nas.enumeration import random_structure
+
+NAMES = ("skip", "convolution 1", "max pool")
+
+
+def tiny(inputs, outputs, channels=2):
+    return models.cell_spaces.darts(inputs, outputs, channels, cells=2, nodes=1, primitives=NAMES, stem_channels=2)
+
+
+SIZE = Size(3000, 1, tiny, tiny, batch_size=128, children=2, shifted=1, mirrored=False)
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {folder!r})
+import pyro_nas.comparison as c
+from test_compare_command import SIZE
+c.sizes_of = lambda spaces: {{"small": SIZE}}
+from pyro_nas.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(comparison_module, "sizes_of", lambda spaces: {"small": SIZE})
+
+
+def test_every_method_writes_its_row_and_the_tables(small, tmp_path, capsys):
+    out = tmp_path / "run"
+    methods = [*METHODS, "plain"]
+    assert main(["compare", "--methods", json.dumps(methods), "--seeds", "[3,4]", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    summary = json.loads((out / "summary.json").read_text())
+    assert list(summary["methods"]) == methods
+    for name in methods:
+        row = json.loads((out / "rows" / f"{name}-3.json").read_text())
+        assert 0 <= row["test"]["point"]["accuracy"] <= 1
+        assert row["retrain"]["images"] >= 1437
+        assert row["cost"]["parameters"] > 0 < row["cost"]["latency"]
+        if name != "plain":
+            most = 8000 if name == "single_path" else 1500  # which scores a few structures however small the budget
+            assert abs(row["search"]["images"] - 3000) < most, name
+            assert set(row["choices"].values()) <= set(NAMES)
+            assert set(row["test"]["point"]["robustness"]["deleted_edges"]) == {"0.0", "0.1", "0.3", "0.5"}
+        else:
+            assert row["test"]["point"]["robustness"]["deleted_edges"] == {}
+        assert name in printed
+    assert {p.name for p in out.glob("*.png")} == {f"{name}.png" for name in METHODS} | {"robustness.png"}
+    assert "±" in (out / "tables.md").read_text()
+
+
+def test_a_comparison_that_is_killed_continues_without_repeating_a_row(tmp_path):
+    out = tmp_path / "run"
+    script = SCRIPT.format(folder=os.path.dirname(__file__))
+    command = [sys.executable, "-c", script, "compare", "--methods", '["hard","random"]', "--seeds", "[0,1]"]
+    command += ["--out", str(out), "--resume", "true"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (out / "rows" / "hard-0.json").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {path.name: path.read_bytes() for path in (out / "rows").glob("*.json")}
+    assert 0 < len(done) < 4
+    assert not (out / "summary.json").exists()
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert len(list((out / "rows").glob("*.json"))) == 4
+    assert all((out / "rows" / name).read_bytes() == content for name, content in done.items())
+    assert "random" in finished.stdout
+
+
+def test_rank_orders_all_cells_and_continues(tmp_path, capsys):
+    out = tmp_path / "run"
+    flags = ["rank", "--methods", '["random","hard"]', "--seeds", "[0,1]", "--images", "3000", "--epochs", "2"]
+    flags += ["--primitives", '["zero","convolution 3"]', "--out", str(out)]
+    assert main(flags) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["cells"] == len(summary["accuracy"]) == len(list((out / "cells").glob("*-0.json"))) == 8
+    assert summary["methods"]["hard"][0]["rank"] in [1 + i / 2 for i in range(15)]
+    # cells whose output no path of convolutions reaches know nothing of x
+    assert min(summary["accuracy"]) < 0.2 < max(summary["accuracy"])
+    (out / "cells" / "3-1.json").unlink()
+    (out / "summary.json").unlink()
+    before = (out / "cells" / "2-1.json").stat().st_mtime_ns
+    capsys.readouterr()
+    assert main([*flags, "--resume", "true"]) == 0
+    assert (out / "cells" / "2-1.json").stat().st_mtime_ns == before
+    assert json.loads((out / "summary.json").read_text()) == summary
+    assert "ranks among 8" in capsys.readouterr().out
+
+
+def test_images_are_counted_in_every_pass():
+    split = load("digits", valid_fraction=0.5)
+    task = Task(models, inference, tiny(1, 10), split, 3000, 0, torch.device("cpu"))
+    model = task.model()
+    with Count(model) as count:
+        model(split.train[0][:10])
+        model(split.train[0][:7])
+    model(split.train[0][:100])
+    assert count.images == 17
+
+
+def test_structures_are_scored_with_statistics_of_their_own():
+    """A wrong variant, the supernet's running statistics, scores differently and leaves them changed."""
+    split = load("digits", valid_fraction=0.5)
+    task = Task(models, inference, tiny(1, 10, 4), split, 3000, 0, torch.device("cpu"))
+    model = task.model(models.structures.categorical())
+    guide = models.guides.PointWeights(model)
+    inference.svi.fit(model, guide, split.train, **task.fit_options(8))
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    score = shared_weight_score(task, model, guide)
+    structures = [random_structure(task.space, torch.Generator().manual_seed(seed)) for seed in range(4)]
+    scores = [score(structure) for structure in structures]
+    assert len(set(scores)) > 1
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    assert scores == [score(structure) for structure in structures]
+
+
+def test_collapse_counts_by_hand():
+    one = {"a": "skip", "b": "max pool", "c": "convolution 3"}
+    other = {"a": "skip", "b": "average pool", "c": "zero"}
+    found = collapse([one, other])
+    assert found == {"edges": 3, "skip": 1.0, "pool": 1.0, "zero": 0.5, "agreement": pytest.approx(1 / 3)}
+
+
+def test_relative_improvement_over_random_search():
+    def row(accuracy):
+        metrics = {"accuracy": accuracy, "calibration_error": 0.0}
+        return {"test": {"point": metrics}, "retrain": {"seconds": 1}, "cost": {"latency": 1}}
+
+    summary = summarise({"random": [row(0.8), row(0.9)], "plain": [row(0.9), row(0.95)]})
+    assert summary["plain"]["over_random"] == pytest.approx((0.925 - 0.85) / 0.85)
+    assert summary["random"]["over_random"] == 0
+    assert summary["plain"]["test"]["point"]["accuracy"]["sd"] == pytest.approx(0.0353553, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--methods", '["vardart"]'], "methods: expected one of .* Did you mean 'vardarts'"),
+        (["--methods", '["plain"]'], "methods: expected 'vardarts' beside 'plain'"),
+        (["--methods", "[]"], "methods: expected one or more"),
+        (["--seeds", "[-1]"], "seed: expected an integer of at least 0"),
+        (["--budget", "smal"], "budget: expected one of .* Did you mean 'small'"),
+        (["--device", "gpu"], "device: expected a device of this machine"),
+        (["--data", "mnist"], "root: expected the folder"),
+    ],
+)
+def test_errors_come_before_the_first_step(flags, message, tmp_path, capsys):
+    import re
+
+    out = tmp_path / "run"
+    assert main(["compare", "--out", str(out), *flags]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not out.exists()
