@@ -189,7 +189,7 @@ def single_path(task: Task) -> Found:
         epochs = max(1, round(0.75 * task.images / len(train[1])))
         history = task.inference.svi.fit(model, guide, train, **task.fit_options(epochs))
         score, cost = shared_weight_score(task, model, guide), CALIBRATED + SCORED
-        most = max(4, (task.images - count.images) // cost)
+        most = max(8, (task.images - count.images) // cost)
         found = task.inference.evolution.search(
             task.space, score, population=max(2, most // 4), generations=4, parents=max(2, most // 20), seed=task.seed
         )

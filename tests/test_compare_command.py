@@ -57,7 +57,7 @@ def test_every_method_writes_its_row_and_the_tables(small, tmp_path, capsys):
         assert row["retrain"]["images"] >= 1437
         assert row["cost"]["parameters"] > 0 < row["cost"]["latency"]
         if name != "plain":
-            most = 8000 if name == "single_path" else 1500  # which scores a few structures however small the budget
+            most = 10_000 if name == "single_path" else 1500  # which scores a few structures however small the budget
             assert abs(row["search"]["images"] - 3000) < most, name
             assert set(row["choices"].values()) <= set(NAMES)
             assert set(row["test"]["point"]["robustness"]["deleted_edges"]) == {"0.0", "0.1", "0.3", "0.5"}
