@@ -28,10 +28,10 @@ from pyro_nas.data import load
 from pyro_nas.evidence import evaluate
 from pyro_nas.inference import adam, one_cycle, svi
 from pyro_nas.models import Model, guides, hypernets, priors, structures
-from pyro_nas.plots import plot_complexity, plot_pruning
 from pyro_nas.posterior import mean_draw
 from pyro_nas.primitives import dense, flatten
 from pyro_nas.pruning import moments, pruning_curve, relative_density
+from pyro_nas.study_plots import plot_complexity, plot_pruning
 
 # %% [markdown]
 # ## A model in which λ has a prior

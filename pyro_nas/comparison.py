@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pyro_nas import checks, plots
+from pyro_nas import checks, plots, study_plots
 from pyro_nas.comparison_methods import METHODS, Task
 from pyro_nas.comparison_report import summarise, tables, way
 from pyro_nas.comparison_rows import Size, retrained, row
@@ -102,7 +102,7 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
                 structure = {site: torch.tensor(table) for site, table in found[0]["structure"].items()}
                 figure = plots.plot_architecture(space, structure)
                 folder.write_with(f"{method}.png", partial(plots.save, figure))
-        folder.write_with("robustness.png", partial(plots.save, plots.plot_robustness(summary)))
+        folder.write_with("robustness.png", partial(plots.save, study_plots.plot_robustness(summary)))
         print(text)
         print(f"run folder: {folder.path}")
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pyro_nas import checks, plots
+from pyro_nas import checks, plots, study_plots
 from pyro_nas.complexity_report import GRID, largest_gap, reaction, summarise, tables
 from pyro_nas.complexity_rows import COMPLEXITIES, ROWS, STARTS, Row, Setting, measure, options, race, train
 from pyro_nas.data import load
@@ -116,7 +116,7 @@ def study(models: Any, inference: Any) -> Callable[..., None]:
         )  # fmt: skip
         folder.write_text("tables.md", text)
         curves = {name: {c: summary[name][str(c)]["pruning"] for c in COMPLEXITIES} for name in rows}
-        folder.write_with("pruning.png", partial(plots.save, plots.plot_pruning(curves)))
+        folder.write_with("pruning.png", partial(plots.save, study_plots.plot_pruning(curves)))
         print(text)
         print(f"run folder: {folder.path}")
 

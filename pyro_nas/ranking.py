@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from scipy.stats import rankdata, spearmanr
 
-from pyro_nas import checks, plots
+from pyro_nas import checks, plots, study_plots
 from pyro_nas.comparison_methods import METHODS, Task
 from pyro_nas.data import load
 from pyro_nas.derivation import derive
@@ -120,7 +120,7 @@ def ranking(models: Any, inference: Any) -> Callable[..., None]:
              "spearman_of_seeds": agreement, "threads": torch.get_num_threads()},
         )  # fmt: skip
         folder.write_text("table.md", table(result, len(cells)))
-        folder.write_with("ranks.png", partial(plots.save, plots.plot_ranks(means, result)))
+        folder.write_with("ranks.png", partial(plots.save, study_plots.plot_ranks(means, result)))
         print(table(result, len(cells)))
         print(f"run folder: {folder.path}")
 

@@ -1,0 +1,98 @@
+"""Pictures of studies: curves and points over λ, over pruning, over attacks, and ranks among all cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from pyro_nas.plots import COLOURS, grid
+
+
+def plot_pruning(curves: Mapping[str, Mapping[float, Sequence[Mapping[str, float]]]]) -> Figure:
+    """Draw accuracy against the share of pruned weights, a panel per row, a line per λ: mean and sd over runs.
+
+    ``curves``: {row: {λ: [{"mean": …, "sd": …} at 0, 10, …, 90 %]}} (hypernetwork paper, figure 1).
+    """
+    figure, axes = grid(len(curves), 2, 5.0, 3.4)
+    for axis, (name, by_complexity) in zip(axes, curves.items(), strict=True):
+        for index, (complexity, points) in enumerate(by_complexity.items()):
+            levels = 100 * np.arange(len(points)) / len(points)
+            mean, sd = (np.array([point[part] for point in points]) for part in ("mean", "sd"))
+            axis.plot(levels, mean, "o-", ms=3, color=COLOURS[index], label=f"λ = {complexity:g}")
+            axis.fill_between(levels, mean - sd, mean + sd, color=COLOURS[index], alpha=0.2, lw=0)
+        axis.set_title(name, fontsize=10)
+        axis.set_ylim(0, 1)
+        axis.legend(frameon=False, fontsize=8, loc="lower left")
+    figure.supxlabel("weights pruned, %")
+    figure.supylabel("test accuracy")
+    return figure
+
+
+def plot_complexity(panels: Mapping[str, Mapping[str, Mapping[float, float]]]) -> Figure:
+    """Draw quantities against λ on a logarithmic axis: {panel: {line: {λ: value}}}; lines of few points are dots."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.2), squeeze=False, layout="constrained")
+    for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
+        most = max(len(line) for line in lines.values())
+        for index, (label, line) in enumerate(lines.items()):
+            style = "-" if len(line) == most else "o"
+            axis.plot(list(line), list(line.values()), style, color=COLOURS[index % 10], label=label, lw=2)
+        axis.set_xscale("log")
+        axis.set_xlabel("complexity λ")
+        axis.set_title(title, fontsize=10)
+        if len(lines) > 1:
+            axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def plot_robustness(summary: Mapping[str, Any]) -> Figure:
+    """Draw the accuracy of retrained networks against attack, deleted edges and noise, mean and sd over seeds.
+
+    ``summary``: that of ``pyro-nas compare``, {method: {"test": {way: {"robustness": {part: {level: spread}}}}}}.
+    """
+    parts = {"attack": "attack ε", "deleted_edges": "deleted share of edges", "noise": "noise sd"}
+    figure, axes = plt.subplots(1, len(parts), figsize=(13, 3.6), sharey=True, layout="constrained")
+    lines = [
+        (f"{m}, {way}" if len(e["test"]) > 1 else m, t) for m, e in summary.items() for way, t in e["test"].items()
+    ]
+    for axis, (part, title) in zip(axes, parts.items(), strict=True):
+        for index, (label, test) in enumerate(lines):
+            curve = test["robustness"][part]
+            levels = np.array([float(level) for level in curve])
+            mean, sd = (np.array([point[key] for point in curve.values()]) for key in ("mean", "sd"))
+            axis.errorbar(levels, mean, sd, marker="o", ms=3, capsize=2, color=COLOURS[index % 10], label=label)
+        axis.set_xlabel(title)
+    axes[0].set_ylabel("test accuracy")
+    axes[-1].legend(frameon=False, fontsize=8, bbox_to_anchor=(1.0, 1.0), loc="upper left")
+    return figure
+
+
+def plot_ranks(accuracies: Sequence[float], methods: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Draw the accuracy of all cells, best first, and on that curve what each method chose, a mark a seed."""
+    figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    axis.plot(range(1, len(accuracies) + 1), sorted(accuracies, reverse=True), ".", color="grey", ms=4, label="all")
+    for index, (method, entries) in enumerate(methods.items()):
+        axis.plot(
+            [entry["rank"] for entry in entries],
+            [entry["accuracy"] for entry in entries],
+            "ovsD^<>Ph*"[index % 10],
+            color=COLOURS[index % 10],
+            label=method,
+            ms=7,
+            alpha=0.8,
+        )
+    axis.set(xlabel="rank", ylabel="test accuracy, mean over seeds", xscale="log")
+    axis.legend(frameon=False, fontsize=8, loc="lower left")
+    return figure
+
+
+def plot_points(across: Mapping[str, Sequence[float]], up: Mapping[str, Sequence[float]]) -> Figure:
+    """Draw one quantity against another as points; each is {label: values}."""
+    ((x_label, x),), ((y_label, y),) = across.items(), up.items()
+    figure, axis = plt.subplots(figsize=(5, 3.4), layout="constrained")
+    axis.plot(x, y, "o", color=COLOURS[0])
+    axis.set(xlabel=x_label, ylabel=y_label)
+    return figure
