@@ -28,9 +28,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
     "silu": nn.SiLU,
 }
-NORMALIZATIONS: dict[str, Callable[[int], nn.Module]] = {
+NORMALIZATIONS: dict[str, Callable[..., nn.Module]] = {  # (channels, affine=True) → module
     "batch": nn.BatchNorm2d,
-    "group": lambda channels: nn.GroupNorm(math.gcd(8, channels), channels),
+    "group": lambda channels, **options: nn.GroupNorm(math.gcd(8, channels), channels, **options),
 }
 
 
@@ -203,11 +203,7 @@ def normalized_pool(
 ) -> nn.Module:
     """Maximum or mean over windows, normalisation without scale and shift; shapes as ``max_pool`` (DARTS)."""
     pool = max_pool if kind == "max" else average_pool
-    normalized = NORMALIZATIONS[normalization](channels)
-    for name in ("weight", "bias"):
-        normalized.register_parameter(name, None)
-    normalized.affine = False
-    return nn.Sequential(pool(kernel, stride)(), normalized)
+    return nn.Sequential(pool(kernel, stride)(), NORMALIZATIONS[normalization](channels, affine=False))
 
 
 @primitive

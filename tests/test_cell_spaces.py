@@ -1,6 +1,7 @@
 """Cell spaces: the sizes that the literature gives, shapes, shared structure, and what is derived from them."""
 
 import itertools
+from functools import partial
 
 import networkx as nx
 import pytest
@@ -74,6 +75,21 @@ def test_outputs_do_not_depend_on_the_rest_of_the_batch_and_every_weight_gets_a_
     assert torch.allclose(network(x, structure=structure)[:1], network(x[:1], structure=structure), atol=1e-5)
     network(x, structure=structure).square().sum().backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in network.parameters() if p.dim() > 1)
+
+
+@pytest.mark.parametrize("name", ["darts", "nas_bench_201"])
+def test_group_normalisation_keeps_no_statistics_and_runs_batched_over_structures(name):
+    """What hypernetworks and vectorised particles ask for; with batch normalisation it is refused."""
+    make = partial(getattr(cell_spaces, name), 1, 3, channels=2, nodes=2)
+    space = make(normalization="group")
+    network = Network(space)
+    assert not network.keeps_statistics()
+    assert Network(make()).keeps_statistics()
+    tables = {s: torch.rand(4, *c.shape).softmax(-1) for s, c in space.choices().items()}
+    x = torch.randn(2, 1, 8, 8)
+    together = torch.vmap(lambda gamma: network(x, structure=gamma, skip_zeros=False))(tables)
+    apart = torch.stack([network(x, structure={s: t[i] for s, t in tables.items()}) for i in range(4)])
+    assert torch.allclose(together, apart, atol=1e-5)
 
 
 def test_a_fabric_is_the_trellis_of_the_paper():
