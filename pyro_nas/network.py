@@ -59,7 +59,8 @@ class Network(nn.Module):
             raise ValueError(f"structure: expected a value for the sites {missing}, got {list(structure)}.")
         hard = {site: _used(structure[site]).tolist() for site in self._sites} if skip_zeros else {}
         call = _Call(structure, skip_zeros, hard)
-        values = dict(zip(self.space.inputs, map(_channels_last, inputs), strict=True))
+        laid_out = map(_channels_last, inputs) if skip_zeros else inputs  # torch.vmap has no memory formats
+        values = dict(zip(self.space.inputs, laid_out, strict=True))
         for vertex, parents in self._parents.items():
             found = [self._edge((parent, vertex), values[parent], call) for parent in parents]
             incoming = [value for value in found if value is not None]
