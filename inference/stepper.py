@@ -55,6 +55,12 @@ def one_cycle(max_lr: float, **options: Any) -> SchedulerFactory:
     )
 
 
+def cosine(last: float = 0.0) -> SchedulerFactory:
+    """Return a factory of torch's cosine schedule, from the optimizer's learning rate to ``last``, over all steps."""
+    checks.number("last", last, low=0)
+    return lambda optimizer, steps: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps), eta_min=last)
+
+
 def delayed(fraction: float = 0.3) -> SchedulerFactory:
     """Return a factory of a schedule that holds parameters still for a fraction of the steps, then lets them go.
 

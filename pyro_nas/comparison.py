@@ -18,6 +18,7 @@ from pyro_nas.runs import RunFolder, read_json, write_json
 
 PLAIN = "plain"  # four convolutions and no search, trained for as long as VarDARTS searches and retrains
 ROWS = (*METHODS, PLAIN)
+DISCRETISATIONS = ("argmax", "sample", "best")
 PRIMITIVES = (
     "max pool",
     "average pool",
@@ -39,6 +40,7 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
         methods: Sequence[str] = ("vardarts", "darts", "single_path", "random"),
         seeds: Sequence[int] = (0, 1, 2),
         budget: str = "small",
+        discretise: str = "argmax",
         device: str = "cpu",
         out: str = "runs/compare",
         resume: bool = False,
@@ -56,16 +58,19 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
                 "reinforce", and "plain": four convolutions without a search, trained for as long as vardarts takes.
             seeds: one run of each method for each.
             budget: "small" (digits, minutes), "short" or "long" (28 × 28 images).
+            discretise: how probabilities become a structure: "argmax" of each edge, a "sample" of the posterior, or the
+                "best" of ten samples by validation accuracy under the weights of the search.
             device: "cpu", "cuda", …
             out: run folder, new or empty.
             resume: continue the comparison in that folder.
         """
         methods, seeds = list(dict.fromkeys(methods)), list(dict.fromkeys(seeds))
-        config = {"data": data, "methods": methods, "seeds": seeds, "budget": budget}
+        config = {"data": data, "methods": methods, "seeds": seeds, "budget": budget, "discretise": discretise}
         for method in methods:
             checks.one_of("methods", method, ROWS)
         for seed in seeds:
             checks.seed(seed)
+        checks.one_of("discretise", discretise, DISCRETISATIONS)
         if not methods or not seeds:
             raise ValueError(f"methods: expected one or more, and one seed or more, got {methods} and {seeds}.")
         if PLAIN in methods and "vardarts" not in methods:
@@ -86,7 +91,7 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
                 if not path.exists() and method == PLAIN:
                     write_json(path, _plain(models, task, size, rows["vardarts"][-1]))
                 elif not path.exists():
-                    write_json(path, row(task, size, method))
+                    write_json(path, row(task, size, method, discretise))
                 found = read_json(path, "test")
                 rows[method].append(found)
                 print(f"{method}, seed {seed}: {_line(found)}", flush=True)

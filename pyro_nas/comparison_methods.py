@@ -8,21 +8,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from pyro_nas.batch_normalization import recalibrated
 from pyro_nas.data import Labelled, Split
 from pyro_nas.derivation import derive
 from pyro_nas.enumeration import Vertex
 from pyro_nas.posterior import choice_probabilities, mean_draw, predict
+from pyro_nas.selection import probable_draws, shared_weight_score
 from pyro_nas.space import Space, Structure
 
 INITIAL_SCALE = 0.02
 SCORED = 1024  # validation images that a structure is scored by
 CALIBRATED = 512  # training images from which its batch normalisation is
+SAMPLED = 10  # draws of a posterior of which the best is taken
 
 
 @dataclass(frozen=True)
@@ -188,12 +189,12 @@ def single_path(task: Task) -> Found:
     with Count(model) as count:
         epochs = max(1, round(0.75 * task.images / len(train[1])))
         history = task.inference.svi.fit(model, guide, train, **task.fit_options(epochs))
-        score, cost = shared_weight_score(task, model, guide), CALIBRATED + SCORED
+        score, cost = score_of(task, model, guide), CALIBRATED + SCORED
         most = max(8, (task.images - count.images) // cost)
         found = task.inference.evolution.search(
             task.space, score, population=max(2, most // 4), generations=4, parents=max(2, most // 20), seed=task.seed
         )
-    return Found(found[0].structure, count.images, time.perf_counter() - start, (model, guide), history)
+    return Found(found[0].structure, count.images, time.perf_counter() - start, history=history)
 
 
 def random(task: Task) -> Found:
@@ -232,18 +233,38 @@ METHODS: dict[str, Callable[[Task], Found]] = {
 
 def accuracy(task: Task, model: Any, draws: Mapping[str, torch.Tensor]) -> float:
     """Return the accuracy of draws on the first validation images."""
-    x, y = (part[:SCORED].to(task.device) for part in task.split.valid)
+    x, y = first(task, task.split.valid, SCORED)
     return float((predict(model, draws, x).argmax(-1) == y).double().mean())
 
 
-def shared_weight_score(task: Task, model: Any, guide: Any) -> Callable[[Vertex], float]:
-    """Return a score of structures: validation accuracy with a guide's mean weights, batch statistics taken anew."""
-    weights = {site: value for site, value in mean_draw(guide).items() if site not in model.choices}
-    calibration: Labelled = tuple(part[:CALIBRATED].to(task.device) for part in task.split.train)  # type: ignore[assignment]
+def first(task: Task, pair: Labelled, count: int) -> Labelled:
+    """Return the first data of a part, on the device."""
+    x, y = (part[:count].to(task.device) for part in pair)
+    return x, y
 
-    def score(structure: Vertex) -> float:
-        draws = {**weights, **{site: table[None].to(task.device) for site, table in structure.items()}}
-        with recalibrated(model, draws, calibration):
-            return accuracy(task, model, draws)
 
-    return score
+def score_of(task: Task, model: Any, guide: Any) -> Callable[[Vertex], float]:
+    """Return the score of structures under the weights of a search."""
+    split = task.split
+    return shared_weight_score(model, guide, first(task, split.train, CALIBRATED), first(task, split.valid, SCORED))
+
+
+def discretised(task: Task, found: Found, how: str) -> Found:
+    """Return what a search found as one structure: "argmax" of its probabilities, a "sample", or the "best" of ten.
+
+    The best of ten draws is by validation accuracy under the weights of the search, whose images count.
+    """
+    if how == "argmax" or found.searched is None:
+        return found
+    model, guide = found.searched
+    torch.manual_seed(task.seed)
+    drawn = probable_draws(model, guide, 1 if how == "sample" else SAMPLED)
+    start = time.perf_counter()
+    with Count(model) as count:
+        best = (
+            drawn[0]
+            if how == "sample"
+            else task.inference.random_search.rank(score_of(task, model, guide), drawn)[0].structure
+        )
+    seconds = found.seconds + time.perf_counter() - start
+    return replace(found, structure=best, images=found.images + count.images, seconds=seconds)

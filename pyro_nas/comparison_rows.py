@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pyro_nas import augmentation as augmentations
-from pyro_nas.comparison_methods import INITIAL_SCALE, METHODS, Found, Task
+from pyro_nas.comparison_methods import INITIAL_SCALE, METHODS, Found, Task, discretised
 from pyro_nas.costs import total_cost
 from pyro_nas.derivation import derive
 from pyro_nas.metrics import classification_metrics
@@ -46,9 +46,9 @@ class Size:
     mirrored: bool = True
 
 
-def row(task: Task, size: Size, method: str) -> dict[str, Any]:
+def row(task: Task, size: Size, method: str, discretise: str = "argmax") -> dict[str, Any]:
     """Search by a method, retrain what it found on all known data, and measure that on the test part."""
-    found = METHODS[method](task)
+    found = discretised(task, METHODS[method](task), discretise)
     inputs, outputs = task.split.train[0].shape[1], task.split.classes
     architecture = derive(size.retrained(inputs, outputs), found.structure)
     return {

@@ -182,11 +182,18 @@ def medians():
 def peak(name):
     """MiB that steps of a variant need beyond what the process holds before; run in a process of its own."""
     step, data = VARIANTS[name](), batch()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = highest()
     for _ in range(5):
         step(*data)
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit
+    return highest() - before
+
+
+def highest():
+    """MiB that the process has held at most. (Linux' ru_maxrss counts the parent's, from before exec.)"""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) / 2**10 for line in status.read_text().splitlines() if "VmHWM" in line)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def main():

@@ -245,6 +245,14 @@ def test_the_figures_in_the_readme_are_those_that_the_commands_stored():
         assert f"{row['ours/by hand']:.2f}" in text
     ratios = [row["five/one"] for row in bench["complexity"]]
     assert f"{min(ratios):.2f} to {max(ratios):.2f} times a step with one" in text
+    search = json.loads((ROOT / "notebooks" / "bench_search.json").read_text())
+    times, peaks = search["milliseconds"], search["peak_mib"]
+    for label, name in (("deterministic, all primitives", "deterministic"), ("VarDARTS", "VarDARTS"),
+                        ("hard sample, one primitive an edge", "hard sample")):  # fmt: skip
+        ratios = [part[name] / part["by hand"] for part in (times, peaks)]
+        assert f"| {label} | {ratios[0]:.2f} | {ratios[1]:.2f} |" in text
+    speed = json.loads((ROOT / "notebooks" / "complexity_speed.json").read_text())["race"]
+    assert f"{speed['ratio']:.2f} of the time" in text
 
 
 def test_torch_runs_on_one_thread_here():

@@ -13,7 +13,7 @@ import torch
 import pyro_nas.comparison as comparison_module
 from pyro_nas import inference, models
 from pyro_nas.__main__ import main
-from pyro_nas.comparison_methods import METHODS, Count, Task, shared_weight_score
+from pyro_nas.comparison_methods import METHODS, Count, Task, discretised, hard, score_of
 from pyro_nas.comparison_report import collapse, summarise
 from pyro_nas.comparison_rows import Size
 from pyro_nas.data import load
@@ -127,12 +127,26 @@ def test_structures_are_scored_with_statistics_of_their_own():
     guide = models.guides.PointWeights(model)
     inference.svi.fit(model, guide, split.train, **task.fit_options(8))
     before = {name: value.clone() for name, value in model.named_buffers()}
-    score = shared_weight_score(task, model, guide)
+    score = score_of(task, model, guide)
     structures = [random_structure(task.space, torch.Generator().manual_seed(seed)) for seed in range(4)]
     scores = [score(structure) for structure in structures]
     assert len(set(scores)) > 1
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
     assert scores == [score(structure) for structure in structures]
+
+
+def test_a_posterior_is_discretised_in_three_ways():
+    split = load("digits", valid_fraction=0.5)
+    task = Task(models, inference, tiny(1, 10, 4), split, 3000, 0, torch.device("cpu"))
+    found = hard(task)
+    assert discretised(task, found, "argmax") is found
+    sample, best = discretised(task, found, "sample"), discretised(task, found, "best")
+    for one in (sample, best):
+        assert all(set(table.flatten().tolist()) == {0.0, 1.0} for table in one.structure.values())
+    score = score_of(task, *found.searched)
+    assert score(best.structure) >= score(sample.structure)
+    assert sample.images == found.images < best.images
+    assert (best.images - found.images) % (512 + 718) == 0
 
 
 def test_collapse_counts_by_hand():

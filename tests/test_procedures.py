@@ -1,12 +1,14 @@
 """Procedures of architecture search: DARTS of second order, REINFORCE, uniform paths, evolution, random search."""
 
+import math
+
 import pytest
 import torch
 
 from pyro_nas import Network, Space
 from pyro_nas.enumeration import all_structures, count_structures, key_of_structure
 from pyro_nas.evidence import Evidence
-from pyro_nas.inference import adam, bilevel, darts, evolution, random_search, reinforce, svi
+from pyro_nas.inference import adam, bilevel, cosine, darts, evolution, random_search, reinforce, svi
 from pyro_nas.models import Model, cell_spaces, guides, structures
 from pyro_nas.primitives import dense
 from pyro_nas.structure_per_example import StructurePerExample
@@ -336,3 +338,18 @@ def test_a_structure_per_example_needs_reparameterised_draws(small_space, small_
     model = Model(small_space, num_data=40, structure=structures.categorical())
     with pytest.raises(ValueError, match="structure_per_example: expected a guide that draws a structure"):
         svi.fit(model, guides.PointWeights(model), small_data, epochs=1, structure_per_example=True)
+
+
+def test_the_cosine_schedule_ends_at_its_last_rate(small_space, small_data):
+    model = Model(small_space, num_data=40)
+    rates = []
+
+    def sgd(parameters):
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        optimizer.register_step_post_hook(lambda own, *_: rates.append(own.param_groups[0]["lr"]))
+        return optimizer
+
+    options = {"optimizer": sgd, "scheduler": cosine(0.02), "epochs": 5, "batch_size": 20}
+    svi.fit(model, guides.MeanField(model), small_data, **options)
+    expected = [0.02 + 0.04 * (1 + math.cos(math.pi * step / 10)) for step in range(10)]
+    assert rates == pytest.approx(expected)
