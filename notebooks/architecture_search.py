@@ -33,7 +33,6 @@ from pyro_nas.primitives import dense, flatten
 from pyro_nas.robustness import robustness_curves
 from pyro_nas.study_plots import plot_points
 
-torch.set_num_threads(2)
 data = load("digits", valid_fraction=0.5)
 names = ("max pool", "average pool", "skip", "convolution 1", "convolution 3", "single separable 3")
 space = cell_spaces.darts(1, 10, channels=8, cells=2, nodes=2, primitives=names, stem_channels=8)

@@ -146,7 +146,7 @@ def test_a_posterior_is_discretised_in_three_ways():
     score = score_of(task, *found.searched)
     assert score(best.structure) >= score(sample.structure)
     assert sample.images == found.images < best.images
-    assert (best.images - found.images) % (512 + 718) == 0
+    assert (best.images - found.images) % (512 + len(split.valid[1])) == 0
 
 
 def test_collapse_counts_by_hand():
