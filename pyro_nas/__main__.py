@@ -34,6 +34,7 @@ GUIDES: dict[str, Callable[[Model], guides.Guide]] = {
     "mean_field": lambda model: guides.MeanField(model, INITIAL_SCALE),
     "low_rank": lambda model: guides.LowRank(model, initial_scale=INITIAL_SCALE),
     "point_mass": guides.PointMass,
+    "point_weights": guides.PointWeights,
     "structure_conditioned": lambda model: guides.StructureConditioned(model, initial_scale=INITIAL_SCALE),
 }
 WEIGHTS: dict[str, Callable[[float], priors.WeightPrior]] = {
@@ -80,7 +81,7 @@ def search(
         data: "digits", "mnist", "fashion-mnist", or an .npz file with arrays x and y (class indices).
         root: folder of the torchvision sets, downloaded there where absent.
         space: "cells" (images), "layers" (any data), "auto" for one of the two, or a JSON file of a space.
-        guide: "mean_field", "low_rank", "point_mass" or "structure_conditioned".
+        guide: "mean_field", "low_rank", "point_mass", "point_weights" or "structure_conditioned".
         weights: weight prior, "normal", "laplace" or "relevance_determination".
         structure: structure prior, "gumbel_softmax", "straight_through", "dirichlet", "categorical", and for spaces on
             the cube "relaxed_bernoulli" or "bernoulli".
