@@ -19,6 +19,7 @@ from pyro_nas.inference.loop import Session
 from pyro_nas.inference.options import Options, Record
 from pyro_nas.inference.state import kept_buffers, split_parameters
 from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, Stepper, adam
+from pyro_nas.sites import is_structure, sample_sites
 from pyro_nas.terms import Terms
 
 Loss = Callable[[], torch.Tensor]
@@ -90,6 +91,7 @@ def fit(
         weights, structure = split_parameters(guide, session.train.first(), session.named)
         lower = session.stepper(list(weights), optimizer or adam(), scheduler)
         upper = session.stepper(list(structure), structure_optimizer or adam(), structure_scheduler)
+        _check(guide, session)
         buffers = [buffer for _, buffer in kept_buffers(model)] if isinstance(model, nn.Module) else []
         held_out: Iterator[Pair] = iter(())
 
@@ -98,12 +100,27 @@ def fit(
             if number % len(session.train) == 0:
                 held_out = endless(session.valid)
             kept = [buffer.clone() for buffer in buffers]
-            _structure_step(number, lower, upper, batch, next(held_out), rate)
-            for buffer, value in zip(buffers, kept, strict=True):
-                buffer.copy_(value)
+            try:
+                _structure_step(number, lower, upper, batch, next(held_out), rate)
+            finally:
+                for buffer, value in zip(buffers, kept, strict=True):
+                    buffer.copy_(value)
             return lower(number, *batch)
 
         return session.run({"weights": lower, "structure": upper}, step)
+
+
+def _check(guide: Callable[..., Any], session: Session) -> None:
+    """Raise where draws of the structure carry no gradient, or evidences are weighted by λ."""
+    sites = sample_sites(guide, session.train.first())
+    discrete = [name for name, site in sites.items() if is_structure(name) and not site["fn"].has_rsample]
+    if discrete:
+        raise ValueError(
+            f"guide: expected draws of the structure that carry gradients, got discrete ones at {discrete}. "
+            "Use structures.dirichlet or gumbel_softmax, or bilevel.fit."
+        )
+    if session.options.emphasis is not None:
+        raise ValueError("emphasis: expected none for a fit of second order, got one. Use bilevel.fit.")
 
 
 def _structure_step(number: int, lower: Stepper, upper: Stepper, train: Pair, valid: Pair, rate: float) -> None:
@@ -111,11 +128,6 @@ def _structure_step(number: int, lower: Stepper, upper: Stepper, train: Pair, va
 
     def loss(stepper: Stepper, batch: Pair) -> torch.Tensor:
         terms = stepper.terms(*batch)
-        if isinstance(terms.score, torch.Tensor):
-            raise ValueError(
-                "guide: expected draws of the structure that carry gradients, got discrete ones. "
-                "Use structures.dirichlet or gumbel_softmax, or bilevel.fit."
-            )
         last[:] = [terms]
         return -terms.surrogate / stepper.num_data
 

@@ -76,6 +76,10 @@ class Options:
             checks.is_callable("emphasis", self.emphasis, "a function of λ")
         if self.augmentation is not None:
             checks.is_callable("augmentation", self.augmentation, "a function of a batch of images, such as shift(2)")
+        if self.structure_per_example and self.vectorize_particles:
+            raise ValueError(
+                "structure_per_example: expected no vectorize_particles beside it, got both. Switch one of them off."
+            )
         if self.stratified and not (self.vectorize_particles and self.particles > 1):
             raise ValueError(
                 f"stratified: expected several particles in one computation, got particles={self.particles}, "

@@ -6,6 +6,7 @@ many draws as there are structures this is exhaustive search.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ Score = Callable[[Vertex], float]
 
 @dataclass(frozen=True)
 class Scored:
-    """A discrete structure, which ``derive`` accepts, and its score: higher is better."""
+    """A discrete structure, which on the simplex ``derive`` accepts, and its score: higher is better."""
 
     structure: Vertex
     score: float
@@ -52,5 +53,14 @@ def distinct(space: Space, count: int, generator: torch.Generator) -> list[Verte
 
 def rank(score: Score, structures: list[Vertex]) -> list[Scored]:
     """Score structures and return them, best first."""
-    scored = [Scored(structure, float(score(structure))) for structure in structures]
-    return sorted(scored, key=lambda entry: -entry.score)
+    return sorted((evaluated(score, structure) for structure in structures), key=lambda entry: -entry.score)
+
+
+def evaluated(score: Score, structure: Vertex) -> Scored:
+    """Return a structure with its score; raise ValueError for a score that is no number."""
+    value = float(score(structure))
+    if math.isnan(value):
+        raise ValueError(
+            "score: expected a number of every structure, got NaN. Return −∞ for one that cannot be scored."
+        )
+    return Scored(structure, value)

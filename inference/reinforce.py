@@ -15,7 +15,7 @@ from torch.nn.functional import log_softmax, logsigmoid
 
 from pyro_nas import checks
 from pyro_nas.enumeration import Vertex, key_of_structure
-from pyro_nas.inference.random_search import Score, Scored
+from pyro_nas.inference.random_search import Score, Scored, evaluated
 from pyro_nas.space import Space
 
 Tables = dict[str, torch.Tensor]
@@ -68,7 +68,7 @@ class MovingBaseline:
     """
 
     def __init__(self, decay: float = 0.9):
-        self.decay = checks.number("decay", decay, low=0, high=1)
+        self.decay = checks.number("decay", decay, low=0, high=0.9999)
         self.total, self.weight = 0.0, 0.0
 
     @property
@@ -117,7 +117,7 @@ def search(
         structure = policy.sample(generator)
         key = key_of_structure(structure)
         if key not in scored:
-            scored[key] = Scored(structure, float(score(structure)))
+            scored[key] = evaluated(score, structure)
         reward = scored[key].score
         start = baseline.value if step else reward  # the first step would push towards whatever was drawn
         for site, value in gradient(policy, structure, reward, start).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from pyro_nas import checks, plots, study_plots
 from pyro_nas.comparison_methods import METHODS, Task
 from pyro_nas.comparison_report import summarise, tables, way
-from pyro_nas.comparison_rows import Size, retrained, row
+from pyro_nas.comparison_rows import Size, retrain, retrained, row
 from pyro_nas.data import load
 from pyro_nas.runs import RunFolder, read_json, write_json
 
@@ -65,7 +66,13 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
             resume: continue the comparison in that folder.
         """
         methods, seeds = list(dict.fromkeys(methods)), list(dict.fromkeys(seeds))
-        config = {"data": data, "methods": methods, "seeds": seeds, "budget": budget, "discretise": discretise}
+        config: dict[str, Any] = {
+            "data": data,
+            "methods": methods,
+            "seeds": seeds,
+            "budget": budget,
+            "discretise": discretise,
+        }
         for method in methods:
             checks.one_of("methods", method, ROWS)
         for seed in seeds:
@@ -76,6 +83,8 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
         if PLAIN in methods and "vardarts" not in methods:
             raise ValueError("methods: expected 'vardarts' beside 'plain', which trains for as long. Add it.")
         size = sizes[checks.one_of("budget", budget, sizes)]
+        size = replace(size, mirrored=size.mirrored and data == "fashion-mnist")  # digits change by it
+        config["size"] = {name: value for name, value in vars(size).items() if not callable(value)}
         place = checks.device("device", device)
         split = load(data, root, valid_fraction=0.5)
         if split.train[0].dim() != 4:
@@ -117,7 +126,7 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
 def _plain(models: Any, task: Task, size: Size, other: dict[str, Any]) -> dict[str, Any]:
     """Train the plain network for as many epochs as fit into the seconds of another row's search and retraining."""
     network = models.zoo.convolutions(task.split.train[0].shape[1], task.split.classes)
-    trial = retrained(task, size, network, False, 1)["retrain"]["seconds"]
+    _, _, trial = retrain(task, size, network, False, 1)
     seconds = other["search"]["seconds"] + other["retrain"]["seconds"]
     return retrained(task, size, network, False, max(1, round(seconds / trial)))
 
@@ -135,6 +144,6 @@ def sizes_of(spaces: Any) -> dict[str, Size]:
     small_sizes = (partial(small, channels=8), partial(small, channels=16))
     return {
         "small": Size(60_000, 60, *small_sizes, batch_size=64, shifted=1, mirrored=False),
-        "short": Size(180_000, 8, searched, partial(large, channels=32, stem_channels=32)),
-        "long": Size(480_000, 30, searched, partial(large, channels=48, stem_channels=32)),
+        "short": Size(120_000, 8, searched, partial(large, channels=16, stem_channels=32), children=4),
+        "long": Size(240_000, 28, searched, partial(large, channels=24, stem_channels=32)),
     }

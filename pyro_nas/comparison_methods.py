@@ -65,7 +65,7 @@ class Task:
 
     def epochs(self, data: int) -> int:
         """Return how many epochs of so many images the budget allows, at least one."""
-        return max(1, round(self.images / data))
+        return max(1, int(self.images // data))
 
 
 @dataclass
@@ -172,8 +172,8 @@ def reinforce(task: Task) -> Found:
 def snas(task: Task) -> Found:
     """Gumbel-Softmax structure and point weights on one objective, all known data (SNAS, Xie et al. 2019)."""
     models = task.models
-    model = task.model(models.structures.gumbel_softmax())
     known = task.split.known
+    model = replace(task, split=replace(task.split, train=known)).model(models.structures.gumbel_softmax())
     guide = models.guides.PointWeights(model).to(task.device)
     return _searched(task, model, guide, task.inference.svi.fit, known, epochs=task.epochs(len(known[1])),
                      structure_per_example=True, **_annealed(task))  # fmt: skip
@@ -187,9 +187,10 @@ def single_path(task: Task) -> Found:
     guide.structure.requires_grad_(False)  # the uniform prior
     start = time.perf_counter()
     with Count(model) as count:
-        epochs = max(1, round(0.75 * task.images / len(train[1])))
+        epochs = max(1, int(0.75 * task.images // len(train[1])))
         history = task.inference.svi.fit(model, guide, train, **task.fit_options(epochs))
-        score, cost = score_of(task, model, guide), CALIBRATED + SCORED
+        score = score_of(task, model, guide)
+        cost = min(CALIBRATED, len(train[1])) + min(SCORED, len(task.split.valid[1]))
         most = max(8, (task.images - count.images) // cost)
         found = task.inference.evolution.search(
             task.space, score, population=max(2, most // 4), generations=4, parents=max(2, most // 20), seed=task.seed
@@ -200,7 +201,7 @@ def single_path(task: Task) -> Found:
 def random(task: Task) -> Found:
     """Distinct uniform structures, each trained for its share of the budget; the best by validation accuracy."""
     train, start, images = task.split.train, time.perf_counter(), 0
-    epochs = max(1, round(task.images / task.children / len(train[1])))
+    epochs = max(1, int(task.images // task.children // len(train[1])))
 
     def score(structure: Vertex) -> float:
         nonlocal images
@@ -212,7 +213,7 @@ def random(task: Task) -> Found:
         images += count.images
         return result
 
-    share = epochs * len(train[1]) + SCORED
+    share = epochs * len(train[1]) + min(SCORED, len(task.split.valid[1]))
     children = max(1, round(task.images / share))
     found = task.inference.random_search.search(task.space, score, children, task.seed)
     return Found(found[0].structure, images, time.perf_counter() - start)
@@ -252,7 +253,8 @@ def score_of(task: Task, model: Any, guide: Any) -> Callable[[Vertex], float]:
 def discretised(task: Task, found: Found, how: str) -> Found:
     """Return what a search found as one structure: "argmax" of its probabilities, a "sample", or the "best" of ten.
 
-    The best of ten draws is by validation accuracy under the weights of the search, whose images count.
+    The best of ten draws is by validation accuracy under the weights of the search; its images come on top of the
+    budget, and are counted. (SNAS has trained on the validation part: for it that is no validation.)
     """
     if how == "argmax" or found.searched is None:
         return found

@@ -41,7 +41,7 @@ class Size:
     retrained: Callable[[int, int], Space]
     batch_size: int = 128
     children: int = 8
-    retrain_lr: float = 0.01
+    retrain_lr: float = 0.005
     shifted: int = 2
     mirrored: bool = True
 
@@ -70,10 +70,11 @@ def retrained(
     named = any(child.name for _, child in architecture.children())
     fractions = FRACTIONS if named else ()  # without a cell there are no edges to delete
     attacked = (x[:ATTACKED].to(task.device), y[:ATTACKED].to(task.device))
+    low, high = (float(bound) for bound in torch.cat([x, task.split.known[0]]).aminmax())
     tested = {}
     for name, draws in ways.items():
         metrics = classification_metrics(predict(model, draws, x.to(task.device)).cpu(), y)
-        curves = robustness_curves(model, draws, *attacked, fractions=fractions, seed=task.seed)
+        curves = robustness_curves(model, draws, *attacked, fractions=fractions, low=low, high=high, seed=task.seed)
         tested[name] = {**metrics, "robustness": {part: _text_keys(curve) for part, curve in curves.items()}}
     return {
         "retrain": {"epochs": epochs, "images": epochs * len(task.split.known[1]), "seconds": round(seconds, 2)},
@@ -81,7 +82,7 @@ def retrained(
         "cost": {
             "parameters": int(total_cost(architecture, sample, "parameters")),
             "multiply_accumulates": int(total_cost(architecture, sample, "multiply_accumulates")),
-            "latency": round(total_cost(architecture, sample, "latency") / LATENCY_BATCH, 2),
+            "latency": round(total_cost(architecture, sample, "latency") / len(sample), 2),
         },
     }
 
@@ -95,7 +96,7 @@ def retrain(
     model = full.model(space=architecture, complexity=task.posterior_complexity if posterior else task.complexity)
     guide = guides.MeanField(model, INITIAL_SCALE) if posterior else guides.PointWeights(model)
     guide.to(task.device)
-    parts = [augmentations.shift(size.shifted)] if size.shifted else []
+    parts = [augmentations.shift(size.shifted, fill=float(known[0].min()))] if size.shifted else []
     parts += [augmentations.mirror()] if size.mirrored else []
     options = {**full.fit_options(epochs), "augmentation": augmentations.compose(*parts)}
     start = time.perf_counter()

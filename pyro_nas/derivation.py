@@ -17,12 +17,12 @@ from pyro_nas.space import Choices, Edge, Factory, Space, Structure
 def derive(space: Space, structure: Structure, threshold: float = 0.5, parents: int | None = None) -> Space:
     """Return the space with nothing left to choose that a structure stands for.
 
-    ``structure`` maps each site to γ of shape (…, edge, choice): one structure, choice probabilities, or draws, whose
-    leading axes are averaged over their hard choices. On the simplex each edge keeps its most probable primitive; on
-    the cube each primitive whose probability exceeds ``threshold``, several in parallel, and an edge with none goes.
-    ``parents``: a vertex keeps that many of its edges with open choices, those whose best primitive is most probable,
-    where "zero" is never the best (DARTS, §2.4: 2). ``space`` may be larger than the one that was searched, with more
-    cells or channels: sites and their shapes are what counts.
+    ``structure`` maps each site to γ of shape (…, edge, choice): one structure, choice probabilities, or draws,
+    whose leading axes are averaged over their hard choices. On the simplex each edge keeps its most probable
+    primitive; on the cube each primitive whose probability exceeds ``threshold``, several in parallel, and an edge
+    with none goes. ``parents``, on the simplex: a vertex keeps that many of its edges of each site, those whose
+    best primitive is most probable, where "zero" is never the best (DARTS, §2.4: 2). ``space`` may be larger than
+    the one that was searched, with more cells or channels: sites and their shapes are what counts.
     """
     space.check_structure(structure)
     if parents is not None:
@@ -49,7 +49,8 @@ def _strongest(site: str, choices: Choices, gamma: torch.Tensor, parents: int) -
     """Keep the best primitive but "zero" on the ``parents`` strongest edges into each vertex, nothing on the others."""
     best: dict[Edge, tuple[float, str]] = {}
     for edge, names, row in zip(choices.edges, choices.primitives, gamma.tolist(), strict=True):
-        best[edge] = max((weight, name) for weight, name in zip(row, names, strict=True) if name != "zero")
+        pairs = ((weight, name) for weight, name in zip(row, names, strict=True) if name != "zero")
+        best[edge] = max(pairs, key=lambda pair: pair[0])  # among equals the first, as argmax
     ranked = sorted(best, key=lambda edge: -best[edge][0])
     kept: dict[tuple[str, Edge], list[str]] = {}
     for edge in ranked:
@@ -98,7 +99,9 @@ def _without_dead_ends(space: Space, kept: dict[Edge, dict[str, Factory]]) -> di
         alive |= {parent for parent, child in edges if child == vertex}
     unused = sorted(set(space.inputs) - {parent for parent, _ in edges})
     if unused:
-        raise ValueError(f"structure: nothing is left that uses the inputs {unused}. Lower threshold.")
+        raise ValueError(
+            f"structure: nothing is left that uses the inputs {unused}. Lower threshold, or raise parents."
+        )
     return edges
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.distributions import Unit
 from torch import nn
 
 from pyro_nas import checks
@@ -98,7 +99,8 @@ class Evidence(nn.Module):
             )
         total = self._total
         observed = {n: site for n, site in theirs.items() if n not in ours and site["is_observed"]}
-        likelihoods = [log_prob_of(site, total) for name, site in observed.items() if name != COST]
+        costs = {n: site for n, site in observed.items() if n == COST and isinstance(site["fn"], Unit)}  # a factor
+        likelihoods = [log_prob_of(site, total) for name, site in observed.items() if name not in costs]
         terms = Terms(sum(likelihoods[1:], likelihoods[0]) if likelihoods else total(torch.zeros(())))
         exact = set()
         for name, site in ours.items():
@@ -110,15 +112,15 @@ class Evidence(nn.Module):
                 value = log_ratio(site, theirs[name], total)
             else:
                 value, is_exact = divergence(site, theirs[name], total)
+                _check_per_example(name, site, is_exact)
                 exact |= {name} if is_exact else set()
             scale = scale_of(name, site, theirs)
             batched = self.vectorize_particles and torch.is_tensor(scale) and scale.dim() > 0
             terms.divergence[name], terms.penalty[name] = value, value * (scale.squeeze(-1) if batched else scale)
         discrete = [n for n in terms.divergence if n not in fixed and not ours[n]["fn"].has_rsample]
-        if COST in observed:
-            site = observed[COST]
-            terms.divergence[COST] = -total(site["fn"].log_prob(site["value"]))
-            terms.penalty[COST] = -log_prob_of(site, total)
+        for name, site in costs.items():
+            terms.divergence[name] = -total(site["fn"].log_prob(site["value"]))
+            terms.penalty[name] = -log_prob_of(site, total)
         if discrete:
             terms.score = self._score(terms, [ours[name] for name in discrete], exact & set(discrete))
         if self.emphasis is not None:
@@ -215,6 +217,16 @@ def evaluate(
         values = torch.tensor([total["evidence"] for total in totals], dtype=torch.double)
         result["standard_error"] = float(values.std() / draws**0.5)
     return result
+
+
+def _check_per_example(name: str, site: Any, is_exact: bool) -> None:
+    """Raise where log q − log p would be summed over the data's own draws of a site."""
+    law = site["fn"]
+    if not is_exact and site["value"].dim() > len(law.batch_shape) + len(law.event_shape):
+        raise ValueError(
+            f"structure_per_example: expected a divergence in closed form at {name!r}, got none. "
+            "Switch it off, or use a guide in the family of the structure prior."
+        )
 
 
 def _support(name: str, law: Any) -> tuple[torch.Tensor, int]:

@@ -75,8 +75,10 @@ def ranking(models: Any, inference: Any) -> Callable[..., None]:
         split = load(data, root, valid_fraction=0.5)
         if split.train[0].dim() != 4:
             raise ValueError(f"data: expected images (data, channels, h, w), got shape {tuple(split.train[0].shape)}.")
-        sizes = {"channels": 8, "repeats": 1, "nodes": 3, "stages": 2}
+        sizes = {"channels": 8, "repeats": 2, "nodes": 3, "stages": 1}
         space = models.cell_spaces.nas_bench_201(split.train[0].shape[1], split.classes, **sizes, primitives=primitives)
+        if len({*primitives}) < max(2, len(primitives)):
+            raise ValueError(f"primitives: expected two or more, all different, got {list(primitives)}.")
         folder = RunFolder(out, config, resume)
         task = Task(models, inference, space, split, images, seeds[0], place, batch_size=64)
         cells = list(all_structures(space))

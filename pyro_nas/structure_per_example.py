@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyro.distributions import Delta, Independent
 from pyro.poutine.messenger import Messenger
 
 from pyro_nas.sites import is_structure
@@ -23,7 +24,8 @@ class StructurePerExample(Messenger):
         law = msg["fn"]
         if msg["done"] or msg["is_observed"] or msg["infer"].get("is_auxiliary") or not is_structure(msg["name"]):
             return
-        if law.has_rsample and law.batch_shape == ():
+        point = isinstance(law.base_dist if isinstance(law, Independent) else law, Delta)
+        if law.has_rsample and law.batch_shape == () and not point:
             msg["value"] = law.expand((self.size,)).rsample()
             msg["done"] = True
             self.sites.add(msg["name"])

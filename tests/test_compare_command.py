@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,6 +67,17 @@ def test_every_method_writes_its_row_and_the_tables(small, tmp_path, capsys):
         assert name in printed
     assert {p.name for p in out.glob("*.png")} == {f"{name}.png" for name in METHODS} | {"robustness.png"}
     assert "±" in (out / "tables.md").read_text()
+
+
+def test_images_of_a_file_are_compared_too(small, tmp_path):
+    """They are standardised, so that their range is not [−1, 1]."""
+    generator = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    x = generator.integers(0, 50, (120, 1, 8, 8)) + 100 * (y[:, None, None, None] == np.arange(8)[:, None] // 3)
+    np.savez(tmp_path / "mine.npz", x=x.astype(np.uint8), y=y)
+    flags = ["--data", str(tmp_path / "mine.npz"), "--methods", '["hard"]', "--seeds", "[0]"]
+    assert main(["compare", *flags, "--out", str(tmp_path / "run")]) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["config"]["size"]["images"] == 3000
 
 
 def test_a_comparison_that_is_killed_continues_without_repeating_a_row(tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 
+import pyro
 import pytest
 import torch
 
@@ -332,6 +333,33 @@ def test_fits_draw_a_structure_per_example(small_images, prior, procedure):
     data = (small_images, small_images) if procedure is bilevel.fit else (small_images,)
     history = procedure(model, guide, *data, epochs=2, batch_size=8, structure_per_example=True, optimizer=adam(0.01))
     assert torch.isfinite(torch.tensor(history[-1]["evidence"]))
+
+
+def test_a_structure_per_example_needs_a_closed_form_and_draws_of_its_own(small_space, small_data):
+    """Otherwise log q − log p would be summed over the data, or every example would see one point."""
+    model = Model(small_space, num_data=40, structure=structures.dirichlet(0.7))
+    with pytest.raises(ValueError, match="structure_per_example: expected a guide that draws a structure"):
+        svi.fit(model, guides.PointMass(model), small_data, epochs=1, structure_per_example=True)
+
+    class Other(guides.PointWeights):
+        def draw_structure(self, site):
+            return pyro.sample(site, structures.gumbel_softmax(0.5).distribution(self.structure[site], 0.5).to_event(1))
+
+    with pytest.raises(ValueError, match="structure_per_example: expected a divergence in closed form"):
+        svi.fit(model, Other(model), small_data, epochs=1, structure_per_example=True)
+    with pytest.raises(ValueError, match="structure_per_example: expected no vectorize_particles"):
+        svi.fit(model, guides.PointWeights(model), small_data, structure_per_example=True, vectorize_particles=True)
+
+
+def test_a_score_that_is_no_number_is_refused():
+    space, _ = toy()
+    for find in (
+        lambda score: random_search.search(space, score, 3),
+        lambda score: evolution.search(space, score, population=2, generations=2),
+        lambda score: reinforce.search(space, score, 3),
+    ):
+        with pytest.raises(ValueError, match="score: expected a number of every structure, got NaN"):
+            find(lambda _: float("nan"))
 
 
 def test_a_structure_per_example_needs_reparameterised_draws(small_space, small_data):
