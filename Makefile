@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: run test test-slow bench lint digits complexity notebooks clean
+.PHONY: run test test-slow bench lint digits rank complexity notebooks clean
 
 run: .venv/installed
 	$(BIN)/pyro-nas search --data digits --out $(OUT)
@@ -20,6 +20,9 @@ bench: .venv/installed
 
 digits: .venv/installed
 	$(BIN)/python notebooks/digits.py
+
+rank: .venv/installed
+	$(BIN)/python notebooks/rank.py
 
 complexity: .venv/installed
 	$(BIN)/python notebooks/complexity.py $(ROOT)

@@ -254,6 +254,11 @@ def test_the_figures_in_the_readme_are_those_that_the_commands_stored():
                         ("hard sample, one primitive an edge", "hard sample")):  # fmt: skip
         ratios = [part[name] / part["by hand"] for part in (times, peaks)]
         assert f"| {label} | {ratios[0]:.2f} | {ratios[1]:.2f} |" in text
+    rank = json.loads((ROOT / "notebooks" / "rank.json").read_text())
+    for method, entries in rank["methods"].items():
+        accuracy = sum(entry["accuracy"] for entry in entries) / len(entries)
+        ranks = ", ".join(f"{entry['rank']:g}" for entry in entries)
+        assert f"| {method} | {ranks} | {accuracy:.4f} |" in text
     speed = json.loads((ROOT / "notebooks" / "complexity_speed.json").read_text())["race"]
     assert f"{speed['ratio']:.2f} of the time" in text
 
