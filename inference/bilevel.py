@@ -12,8 +12,10 @@ from pyro_nas.data import Batches, Pair, Source
 from pyro_nas.inference.loop import Session
 from pyro_nas.inference.options import Options, Record
 from pyro_nas.inference.state import split_parameters
-from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, adam
+from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, Stepper, adam
 from pyro_nas.terms import Terms
+
+StructureStep = Callable[[int, Stepper, Stepper, Pair, Pair], Any]
 
 
 def fit(
@@ -35,25 +37,41 @@ def fit(
 
     Raises ValueError where the guide's structure sites share parameters with its weights.
     """
-    if valid is None:
-        raise ValueError("valid: expected data for the structure, got None. Pass (x, y), or use svi.fit.")
     with Session(model, guide, train, valid, Options.of(options)) as session:
-        weights, structure = split_parameters(guide, session.train.first(), session.named)
-        lower = session.stepper(list(weights), optimizer or adam(), scheduler)
-        upper = session.stepper(list(structure), structure_optimizer or adam(), structure_scheduler)
-        held_out: Iterator[Pair] = iter(())
-
-        def step(number: int, batch: Pair) -> Terms:
-            nonlocal held_out
-            if number % len(session.train) == 0:  # anew in each epoch, where a checkpoint may continue
-                held_out = endless(session.valid)
-            upper(number, *next(held_out))
-            return lower(number, *batch)
-
-        return session.run({"weights": lower, "structure": upper}, step)
+        factories = (optimizer, scheduler, structure_optimizer, structure_scheduler)
+        return alternate(session, lambda number, lower, upper, batch, held_out: upper(number, *held_out), *factories)
 
 
-def endless(batches: Batches | None) -> Iterator[Pair]:
-    """Yield batches epoch after epoch."""
+def alternate(
+    session: Session,
+    structure_step: StructureStep,
+    optimizer: OptimizerFactory | None,
+    scheduler: SchedulerFactory | None,
+    structure_optimizer: OptimizerFactory | None,
+    structure_scheduler: SchedulerFactory | None,
+) -> list[Record]:
+    """Run a session in which each step of the weights, on a training batch, follows one of the structure.
+
+    ``structure_step(number, lower, upper, batch, held_out)`` makes the latter, given the steppers of weights and of
+    structure, the training batch and a validation batch.
+    """
+    if session.valid is None:
+        raise ValueError("valid: expected data for the structure, got None. Pass (x, y), or use svi.fit.")
+    weights, structure = split_parameters(session.guide, session.train.first(), session.named)
+    lower = session.stepper(list(weights), optimizer or adam(), scheduler)
+    upper = session.stepper(list(structure), structure_optimizer or adam(), structure_scheduler)
+    held_out: Iterator[Pair] = iter(())
+
+    def step(number: int, batch: Pair) -> Terms:
+        nonlocal held_out
+        if number % len(session.train) == 0:  # anew in each epoch, where a checkpoint may continue
+            held_out = _endless(session.valid)
+        structure_step(number, lower, upper, batch, next(held_out))
+        return lower(number, *batch)
+
+    return session.run({"weights": lower, "structure": upper}, step)
+
+
+def _endless(batches: Batches | None) -> Iterator[Pair]:
     while batches is not None:
         yield from batches

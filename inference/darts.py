@@ -6,7 +6,7 @@ is constant: of first order fitted by ``bilevel.fit``, of second order by this. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,11 +14,11 @@ from torch import nn
 
 from pyro_nas import checks
 from pyro_nas.data import Pair, Source
-from pyro_nas.inference.bilevel import endless
+from pyro_nas.inference.bilevel import alternate
 from pyro_nas.inference.loop import Session
 from pyro_nas.inference.options import Options, Record
-from pyro_nas.inference.state import kept_buffers, split_parameters
-from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, Stepper, adam
+from pyro_nas.inference.state import kept_buffers
+from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, Stepper
 from pyro_nas.sites import is_structure, sample_sites
 from pyro_nas.terms import Terms
 
@@ -85,29 +85,20 @@ def fit(
     Raises ValueError for draws of the structure that carry no gradient.
     """
     checks.number("rate", rate, low=0)
-    if valid is None:
-        raise ValueError("valid: expected data for the structure, got None. Pass (x, y), or use svi.fit.")
     with Session(model, guide, train, valid, Options.of(options)) as session:
-        weights, structure = split_parameters(guide, session.train.first(), session.named)
-        lower = session.stepper(list(weights), optimizer or adam(), scheduler)
-        upper = session.stepper(list(structure), structure_optimizer or adam(), structure_scheduler)
         _check(guide, session)
         buffers = [buffer for _, buffer in kept_buffers(model)] if isinstance(model, nn.Module) else []
-        held_out: Iterator[Pair] = iter(())
 
-        def step(number: int, batch: Pair) -> Terms:
-            nonlocal held_out
-            if number % len(session.train) == 0:
-                held_out = endless(session.valid)
+        def structure_step(number: int, lower: Stepper, upper: Stepper, batch: Pair, held_out: Pair) -> None:
             kept = [buffer.clone() for buffer in buffers]
             try:
-                _structure_step(number, lower, upper, batch, next(held_out), rate)
+                _structure_step(number, lower, upper, batch, held_out, rate)
             finally:
                 for buffer, value in zip(buffers, kept, strict=True):
                     buffer.copy_(value)
-            return lower(number, *batch)
 
-        return session.run({"weights": lower, "structure": upper}, step)
+        factories = (optimizer, scheduler, structure_optimizer, structure_scheduler)
+        return alternate(session, structure_step, *factories)
 
 
 def _check(guide: Callable[..., Any], session: Session) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from scipy.stats import rankdata, spearmanr
+from tqdm import tqdm
 
 from pyro_nas import checks, plots, study_plots
 from pyro_nas.comparison_methods import METHODS, Task
@@ -86,13 +87,11 @@ def ranking(models: Any, inference: Any) -> Callable[..., None]:
         for seed in seeds:
             own = replace(task, seed=seed)
             trained = []
-            for number, cell in enumerate(cells):
+            for number, cell in enumerate(tqdm(cells, disable=not sys.stderr.isatty(), unit="cell", leave=False)):
                 path = folder.path / "cells" / f"{number}-{seed}.json"
                 if not path.exists():
                     write_json(path, _trained(own, cell, epochs))
                 trained.append(read_json(path, "accuracy")["accuracy"])
-                if sys.stderr.isatty():
-                    print(f"\rseed {seed}: cell {number + 1} of {len(cells)}", end="", file=sys.stderr)
             accuracies.append(trained)
             print(f"seed {seed}: {len(cells)} cells, accuracy {min(trained):.3f} to {max(trained):.3f}", flush=True)
         means = [statistics.fmean(one) for one in zip(*accuracies, strict=True)]

@@ -258,7 +258,10 @@ def test_the_figures_in_the_readme_are_those_that_the_commands_stored():
     for method, entries in rank["methods"].items():
         accuracy = sum(entry["accuracy"] for entry in entries) / len(entries)
         ranks = ", ".join(f"{entry['rank']:g}" for entry in entries)
-        assert f"| {method} | {ranks} | {accuracy:.4f} |" in text
+        known = [entry["spearman"] for entry in entries if entry["spearman"] is not None]
+        correlation = f"{sum(known) / len(known):.2f}" if known else "–"
+        assert f"| {method} | {ranks} | {accuracy:.4f} | {correlation} |" in text
+    assert f"correlate by {min(rank['spearman_of_seeds']):.2f}" in text
     speed = json.loads((ROOT / "notebooks" / "complexity_speed.json").read_text())["race"]
     assert f"{speed['ratio']:.2f} of the time" in text
 

@@ -19,6 +19,7 @@ from pyro_nas.comparison_report import collapse, summarise
 from pyro_nas.comparison_rows import Size
 from pyro_nas.data import load
 from pyro_nas.enumeration import random_structure
+from pyro_nas.posterior import mean_draw, predict
 
 NAMES = ("skip", "convolution 1", "max pool")
 
@@ -143,6 +144,10 @@ def test_structures_are_scored_with_statistics_of_their_own():
     structures = [random_structure(task.space, torch.Generator().manual_seed(seed)) for seed in range(4)]
     scores = [score(structure) for structure in structures]
     assert len(set(scores)) > 1
+    x, y = (part[:1024] for part in split.valid)
+    weights = {site: value for site, value in mean_draw(guide).items() if site not in model.choices}
+    wrong = [predict(model, {**weights, **{s: t[None] for s, t in one.items()}}, x).argmax(-1) for one in structures]
+    assert scores != [float((found == y).double().mean()) for found in wrong]
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
     assert scores == [score(structure) for structure in structures]
 
