@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from pyro_nas import checks, plots, study_plots
-from pyro_nas.comparison_methods import METHODS, Task
+from pyro_nas.comparison_methods import METHODS
 from pyro_nas.comparison_report import summarise, tables, way
 from pyro_nas.comparison_rows import Size, retrain, retrained, row
+from pyro_nas.comparison_task import Task
 from pyro_nas.data import load
 from pyro_nas.runs import RunFolder, read_json, write_json
 

@@ -6,94 +6,23 @@ A budget counts the images that pass forward through the network while it is sea
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from pyro_nas.data import Labelled, Split
+from pyro_nas.comparison_task import Count, Found, Task
+from pyro_nas.data import Labelled
 from pyro_nas.derivation import derive
 from pyro_nas.enumeration import Vertex
 from pyro_nas.posterior import choice_probabilities, mean_draw, predict
 from pyro_nas.selection import probable_draws, shared_weight_score
-from pyro_nas.space import Space, Structure
 
 INITIAL_SCALE = 0.02
 SCORED = 1024  # validation images that a structure is scored by
 CALIBRATED = 512  # training images from which its batch normalisation is
 SAMPLED = 10  # draws of a posterior of which the best is taken
-
-
-@dataclass(frozen=True)
-class Task:
-    """What all methods share; ``models`` and ``inference`` are the rooms, which the command line hands over.
-
-    ``images`` is the budget of the search, ``children`` the networks that random search trains with it.
-    """
-
-    models: Any
-    inference: Any
-    space: Space
-    split: Split
-    images: int
-    seed: int
-    device: torch.device
-    batch_size: int = 128
-    lr: float = 0.01
-    structure_lr: float = 0.05
-    complexity: float = 0.1
-    posterior_complexity: float = 0.003
-    children: int = 8
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def model(self, structure: Any = None, space: Space | None = None, complexity: float | None = None) -> Any:
-        """Return a model of the space, with weights N(0, 1/fan-in)."""
-        torch.manual_seed(self.seed)
-        priors = self.models.priors
-        return self.models.Model(
-            space or self.space, num_data=len(self.split.train[1]), weights=priors.normal(priors.fan_in()),
-            structure=structure, complexity=complexity or self.complexity,
-        ).to(self.device)  # fmt: skip
-
-    def fit_options(self, epochs: int) -> dict[str, Any]:
-        """Return the options of a fit of the weights."""
-        inference = self.inference
-        shared = {"batch_size": self.batch_size, "seed": self.seed, "epochs": epochs, **self.options}
-        return {**shared, "optimizer": inference.adam(self.lr), "scheduler": inference.one_cycle(self.lr)}
-
-    def epochs(self, data: int) -> int:
-        """Return how many epochs of so many images the budget allows, at least one."""
-        return max(1, int(self.images // data))
-
-
-@dataclass
-class Found:
-    """What a search found: a structure or choice probabilities, at what cost; the searched pair where there is one."""
-
-    structure: Structure
-    images: int
-    seconds: float
-    searched: tuple[Any, Any] | None = None
-    history: Sequence[Mapping[str, Any]] = ()
-
-
-class Count(AbstractContextManager):
-    """Counts the images that pass forward through a model's network."""
-
-    def __init__(self, model: Any):
-        self.model, self.images = model, 0
-
-    def __enter__(self) -> Count:
-        def add(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            self.images += len(inputs[0])
-
-        self._hook = self.model.network.register_forward_pre_hook(add)
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._hook.remove()
 
 
 def _searched(

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from pyro_nas import augmentation as augmentations
-from pyro_nas.comparison_methods import INITIAL_SCALE, METHODS, Found, Task, discretised
+from pyro_nas.comparison_methods import INITIAL_SCALE, METHODS, discretised
+from pyro_nas.comparison_task import Found, Task
 from pyro_nas.costs import total_cost
 from pyro_nas.derivation import derive
 from pyro_nas.metrics import classification_metrics

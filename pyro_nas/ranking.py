@@ -17,7 +17,8 @@ from scipy.stats import rankdata, spearmanr
 from tqdm import tqdm
 
 from pyro_nas import checks, plots, study_plots
-from pyro_nas.comparison_methods import METHODS, Task
+from pyro_nas.comparison_methods import METHODS
+from pyro_nas.comparison_task import Task
 from pyro_nas.data import load
 from pyro_nas.derivation import derive
 from pyro_nas.enumeration import Vertex, all_structures, key_of_structure

@@ -14,9 +14,10 @@ import torch
 import pyro_nas.comparison as comparison_module
 from pyro_nas import inference, models
 from pyro_nas.__main__ import main
-from pyro_nas.comparison_methods import METHODS, Count, Task, discretised, hard, score_of
+from pyro_nas.comparison_methods import METHODS, discretised, hard, score_of
 from pyro_nas.comparison_report import collapse, summarise
 from pyro_nas.comparison_rows import Size
+from pyro_nas.comparison_task import Count, Task
 from pyro_nas.data import load
 from pyro_nas.enumeration import random_structure
 from pyro_nas.posterior import mean_draw, predict
