@@ -36,7 +36,7 @@ def split_parameters(
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Return (weight parameters, structure parameters): a structure parameter is one that a structure site depends on.
 
-    Raises ValueError where the guide has no structure site, or parameters that serve both.
+    Raises ValueError where the guide has no parameters of structure or of weights, or some that serve both.
     """
     sites = sample_sites(guide, args)
     reach = {True: set[str](), False: set[str]()}
@@ -52,6 +52,10 @@ def split_parameters(
     if not reach[True]:
         raise ValueError(
             "guide: expected structure sites with parameters, got none. A space without choices needs svi."
+        )
+    if not only_weights:
+        raise ValueError(
+            "guide: expected parameters of the weights beside those of the structure, got none. Use svi.fit."
         )
     if shared and not any(name.startswith("guide.") for name in only_weights):
         raise ValueError(

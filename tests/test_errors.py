@@ -25,6 +25,7 @@ from pyro_nas.pruning import masks, moments
 X, Y = torch.arange(36.0).view(12, 3) / 36, torch.tensor([0, 1] * 6)
 NAN = X.clone()
 NAN[2, 1] = float("nan")
+PLAIN = {"skip": skip(), "relu": nn.ReLU}
 TWO = {(0, 1): {"a": dense(3, 2), "b": dense(3, 2, "tanh")}}
 
 
@@ -154,6 +155,16 @@ BAD = {
     "seed": (lambda: fit(seed=-1), "seed", "-1"),
     "patience without validation": (lambda: fit(patience=2), "patience", "valid"),
     "bilevel without validation": (lambda: fit(procedure=bilevel.fit), "valid", "None"),
+    "bilevel without weights": (
+        lambda: fit(X[:, :2], valid=(X[:, :2], Y), space=Space({(0, 1): PLAIN}), procedure=bilevel.fit),
+        "guide",
+        "svi.fit",
+    ),
+    "bilevel without choices": (
+        lambda: fit(valid=(X, Y), space=Space({(0, 1): {"a": dense(3, 2)}}), procedure=bilevel.fit),
+        "guide",
+        "svi",
+    ),
     "unknown option": (lambda: fit(epohcs=3), "option", "Did you mean 'epochs'"),
     "optimizer": (lambda: fit(optimizer="adam"), "optimizer", "adam"),
     "optimizer returns none": (lambda: fit(optimizer=lambda parameters: None), "optimizer", "None"),
