@@ -108,9 +108,14 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
         summary = summarise(rows)
         machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "device": str(place)}
         text = tables(summary)
+        structures = {
+            method: [row["structure"] for row in found if "structure" in row] for method, found in rows.items()
+        }
         folder.write_json(
-            "summary.json", {"command": "pyro-nas compare", "config": config, "machine": machine, "methods": summary}
-        )
+            "summary.json",
+            {"command": "pyro-nas compare", "config": config, "machine": machine, "methods": summary,
+             "structures": structures},
+        )  # fmt: skip
         folder.write_text("tables.md", text)
         for method, found in rows.items():
             if "structure" in found[0]:
