@@ -53,14 +53,14 @@ def split_parameters(
         raise ValueError(
             "guide: expected structure sites with parameters, got none. A space without choices needs svi."
         )
-    if not only_weights:
-        raise ValueError(
-            "guide: expected parameters of the weights beside those of the structure, got none. Use svi.fit."
-        )
     if shared and not any(name.startswith("guide.") for name in only_weights):
         raise ValueError(
             f"guide: expected parameters of its own for the structure, got {sorted(shared)}, which weights share. "
             "Use svi.fit for such a guide, or join guides of both by pyro.infer.autoguide.AutoGuideList."
+        )
+    if not only_weights:
+        raise ValueError(
+            "guide: expected parameters of the weights beside those of the structure, got none. Use svi.fit."
         )
     return {name: named[name] for name in named if name in only_weights}, {name: named[name] for name in reach[True]}
 
