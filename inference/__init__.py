@@ -1,6 +1,21 @@
 """Inference: the only room where an optimiser steps."""
 
-from pyro_nas.inference import bilevel, darts, evolution, random_search, reinforce, schedules, svi
+from pyro_nas.inference import (
+    bilevel,
+    cross_validation,
+    darts,
+    distinct,
+    empirical_bayes,
+    evolution,
+    kronecker,
+    laplace,
+    random_search,
+    reinforce,
+    sampling,
+    schedules,
+    svi,
+    trajectory,
+)
 from pyro_nas.inference.stepper import NonFiniteLoss, adam, clipped, cosine, delayed, one_cycle
 
 __all__ = [
@@ -9,12 +24,19 @@ __all__ = [
     "bilevel",
     "clipped",
     "cosine",
+    "cross_validation",
     "darts",
     "delayed",
+    "distinct",
+    "empirical_bayes",
     "evolution",
+    "kronecker",
+    "laplace",
     "one_cycle",
     "random_search",
     "reinforce",
+    "sampling",
     "schedules",
     "svi",
+    "trajectory",
 ]

@@ -1,6 +1,37 @@
 """Models, the only room where ``pyro.sample`` is written: priors, likelihoods, the model, guides, network families."""
 
-from pyro_nas.models import cell_spaces, costs, guides, hypernets, likelihoods, priors, structures, zoo
+from pyro_nas.models import (
+    bayesian_network,
+    buffet,
+    cell_spaces,
+    costs,
+    families,
+    guides,
+    hypernets,
+    learned_priors,
+    likelihoods,
+    polynomials,
+    priors,
+    structures,
+    superposition,
+    zoo,
+)
 from pyro_nas.models.model import Model
 
-__all__ = ["Model", "cell_spaces", "costs", "guides", "hypernets", "likelihoods", "priors", "structures", "zoo"]
+__all__ = [
+    "Model",
+    "bayesian_network",
+    "buffet",
+    "cell_spaces",
+    "costs",
+    "families",
+    "guides",
+    "hypernets",
+    "learned_priors",
+    "likelihoods",
+    "polynomials",
+    "priors",
+    "structures",
+    "superposition",
+    "zoo",
+]

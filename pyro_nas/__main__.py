@@ -1,4 +1,4 @@
-"""Command line: ``pyro-nas search``, ``compare``, ``rank``, ``complexity``; the only file here that knows the rooms."""
+"""Command line: ``pyro-nas search``, ``compare``, ``rank``, ``complexity``, ``evidence``; alone knows the rooms."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pyro_nas.complexity_study import study
 from pyro_nas.data import Batches, Labelled, Split, load
 from pyro_nas.derivation import derive
 from pyro_nas.evidence import evaluate
+from pyro_nas.evidence_study import evidence_study
 from pyro_nas.inference import NonFiniteLoss, adam, bilevel, delayed, one_cycle, schedules, svi
 from pyro_nas.inference.options import Options
 from pyro_nas.metrics import classification_metrics
@@ -235,6 +236,7 @@ def main(args: list[str] | None = None) -> int:
             "compare": comparison(models, inference),
             "rank": ranking(models, inference),
             "complexity": study(models, inference),
+            "evidence": evidence_study(models, inference),
         }
         auto_cli(commands, args=args, as_positional=False)
     except (ValueError, TypeError, OSError, NonFiniteLoss) as error:

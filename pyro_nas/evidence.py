@@ -197,7 +197,10 @@ class Evidence(nn.Module):
 
 
 def evaluate(
-    model: Callable[..., Any], guide: Callable[..., Any], batches: Iterable[tuple[Any, torch.Tensor]], draws: int = 1
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    batches: tuple[Any, torch.Tensor] | Iterable[tuple[Any, torch.Tensor]],
+    draws: int = 1,
 ) -> dict[str, float]:
     """Return the terms of the evidence on all data of ``batches``, without gradients: the mean of ``draws`` estimates.
 
@@ -205,11 +208,11 @@ def evaluate(
     two draws or more, "standard_error" is that of the mean evidence. The model is left in evaluation mode.
     """
     evidence = Evidence(model, guide).eval()
-    batches = [batches] if isinstance(batches, tuple) else batches
+    pairs = [batches] if isinstance(batches, tuple) else batches
     totals = []
     with torch.no_grad():
         for _ in range(draws):
-            parts = [(evidence(x, y).summary(), len(y)) for x, y in batches]
+            parts = [(evidence(x, y).summary(), len(y)) for x, y in pairs]
             size = sum(count for _, count in parts)
             totals.append({name: sum(part[name] * count for part, count in parts) / size for name in parts[0][0]})
     result = {name: sum(total[name] for total in totals) / draws for name in totals[0]}

@@ -96,3 +96,33 @@ def plot_points(across: Mapping[str, Sequence[float]], up: Mapping[str, Sequence
     axis.plot(x, y, "o", color=COLOURS[0])
     axis.set(xlabel=x_label, ylabel=y_label)
     return figure
+
+
+def plot_evidence(rows: Mapping[str, Mapping[str, Any]], probabilities: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Draw log evidence and cross-validation of every model, and the posterior over models: exact and by each method.
+
+    ``rows`` and ``probabilities``: "models" and "posterior" of a summary of ``pyro-nas evidence``.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
+    places = np.arange(len(rows))
+    left.plot(places, [row["exact"] for row in rows.values()], "k-", lw=2.5, label="exact")
+    for index, method in enumerate(next(iter(rows.values()))["estimates"]):
+        found = [row["estimates"][method] for row in rows.values()]
+        values, errors = ([part[key] for part in found] for key in ("value", "standard_error"))
+        style = {"marker": "ovsD^<"[index % 6], "ms": 4, "lw": 0, "elinewidth": 1, "color": COLOURS[index % 10]}
+        left.errorbar(places + 0.08 * (index - 2), values, errors, label=method.replace("_", " "), **style)
+    for index, (key, label) in enumerate(
+        {"cross_validation": "cross-validation", "leave_one_out": "leave-one-out"}.items()
+    ):
+        left.plot(places, [row[key]["value"] for row in rows.values()], ("--", ":")[index], color="grey", label=label)
+    left.set_ylabel("nats")
+    left.legend(frameon=False, fontsize=8)
+    width = 0.8 / len(probabilities)
+    for index, (way, table) in enumerate(probabilities.items()):
+        colour = "black" if way == "exact" else COLOURS[(index - 1) % 10]
+        right.bar(places + width * index - 0.4, list(table.values()), width, color=colour, label=way.replace("_", " "))
+    right.set_ylabel("p(model | D)")
+    for axis in (left, right):
+        axis.set_xticks(places, [name.removeprefix("degree ") for name in rows])
+        axis.set_xlabel("degree" if "degree 0" in rows else "model")
+    return figure

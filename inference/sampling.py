@@ -1,0 +1,268 @@
+"""Sampling: the posterior of small models by NUTS, and their evidence by tempering it; the gold standard.
+
+Pyro's NUTS runs on log p(D, w) with all discrete sites summed out, so that discrete structures need no relaxation;
+they are then drawn from p(Γ | w, D). The evidence is the integral of E log p(D | w, Γ) along p(w, Γ) p(D | w, Γ)^t.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import MCMC, NUTS
+from torch import nn
+from torch.distributions import Independent, biject_to
+
+from pyro_nas import checks
+from pyro_nas.arviz_export import az
+from pyro_nas.data import Pair, check_pair
+from pyro_nas.evidence import MAX_ENUMERATED
+from pyro_nas.importance import check_unscaled
+from pyro_nas.posterior import each_draw, evaluation_mode
+from pyro_nas.sites import Substitute, log_prob_of, sample_sites
+
+Draws = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Chains:
+    """Draws of the posterior, {site: (draw, …)} a chain: a list that ``to_arviz`` takes.
+
+    ``divergences`` counts each chain's divergent transitions after the warm-up. ``values`` are those of the discrete
+    sites together, and ``probabilities`` p(value | w, D) at each draw, (chain, draw, value).
+    """
+
+    chains: list[Draws]
+    divergences: list[int]
+    values: list[Draws]
+    probabilities: torch.Tensor
+
+    @property
+    def draws(self) -> Draws:
+        """The draws of all chains, {site: (draw, …)}."""
+        return {site: torch.cat([chain[site] for chain in self.chains]) for site in self.chains[0]}
+
+    @property
+    def structures(self) -> list[tuple[Draws, float]]:
+        """The values of the discrete sites with their posterior probabilities, best first: the mean of p(Γ | w, D)."""
+        means = self.probabilities.mean((0, 1)).tolist()
+        return sorted(zip(self.values, means, strict=True), key=lambda entry: -entry[1])
+
+    @property
+    def r_hat(self) -> Draws:
+        """Rank-normalised split r-hat of the continuous sites, 1 where chains agree (Vehtari et al. 2021)."""
+        table = {}
+        for site in self.chains[0].keys() - self.values[0].keys():
+            stacked = torch.stack([chain[site] for chain in self.chains])  # (chain, draw, …)
+            columns = stacked.double().flatten(2).unbind(-1) if stacked.dim() > 2 else [stacked.double()]
+            table[site] = torch.tensor([float(az.rhat(one.numpy())) for one in columns]).view(stacked.shape[2:])
+        return table
+
+
+@dataclass(frozen=True, eq=False)
+class TemperedEvidence:
+    """log p(D) in nats, its Monte-Carlo standard error, and what it was made from.
+
+    ``correction`` is what the trapezoidal rule's second-order term added; the error left falls with the fourth power
+    of the distance of ``powers``. ``means`` and ``variances``, (power,), are those of log p(D | w, Γ) at each power.
+    """
+
+    value: float
+    standard_error: float
+    correction: float
+    powers: torch.Tensor
+    means: torch.Tensor
+    variances: torch.Tensor
+    divergences: int
+
+
+def nuts(
+    model: Callable[..., Any], data: Pair, *, draws: int = 1000, warmup: int = 500, chains: int = 4, seed: int = 0
+) -> Chains:
+    """Draw from the posterior p(w, Γ | D) by the No-U-Turn sampler; discrete sites are summed out, then drawn.
+
+    ``model`` is any Pyro callable, called as (x, y) with ``data``, which are all data there are. Chains start at draws
+    of the prior. Parameters without a prior stay as they are. Steps cost one run of the model for each value that
+    its discrete sites have together. Chains pass between structures through the weights alone: look at r-hat.
+
+    Raises ValueError where λ is not 1, and for sites neither continuous nor enumerable. Hoffman and Gelman 2014.
+    """
+    with _sampling(model, data, draws, warmup, chains, seed) as target:
+        runs = [_run_chain(target, 1.0, target.prior_draws(1), draws, warmup) for _ in range(chains)]
+        sites = [target.constrain(run) for run, _ in runs]
+        tables = [torch.stack([target.conditional(1.0, one)[0] for one in each_draw(chain)]) for chain in sites]
+        for chain, table in zip(sites, tables, strict=True):
+            index = table.multinomial(1).squeeze(1)
+            chain |= {name: torch.stack([value[name] for value in target.values])[index] for name in target.values[0]}
+    return Chains(sites, [divergences for _, divergences in runs], target.values, torch.stack(tables))
+
+
+def evidence(
+    model: Callable[..., Any], data: Pair, *, powers: int = 20, draws: int = 250, warmup: int = 50, chains: int = 2,
+    seed: int = 0,
+) -> TemperedEvidence:  # fmt: skip
+    """Return log p(D) = ∫₀¹ E_t log p(D | w, Γ) dt, E_t over p(w, Γ) p(D | w, Γ)^t, by thermodynamic integration.
+
+    ``ladder`` has the powers t. Each chain climbs it from draws of the prior, ``draws`` at each power, and takes start
+    and scales from the power before. Other arguments and errors as ``nuts``; priors must be normalised.
+    The trapezoidal rule has its second-order correction, for which dE_t/dt = Var_t. Friel, Hurn and Wyse 2014.
+    """
+    checks.integer("powers", powers, low=1)
+    ts = ladder(powers)
+    with _sampling(model, data, draws, warmup, chains, seed) as target:
+        runs, rows, divergences = [target.prior_draws(draws) for _ in range(chains)], [], 0
+        for power in ts.tolist():
+            for chain, before in enumerate(runs):
+                if power > 0:
+                    runs[chain], diverged = _run_chain(target, power, before, draws, warmup)
+                    divergences += diverged
+                values = each_draw(target.constrain(runs[chain]))
+                rows.append(torch.stack([torch.stack(target.conditional(power, one)) for one in values]))
+    weights, terms = torch.stack(rows).view(len(ts), chains, draws, 2, -1).unbind(-2)  # (power, chain, draw, value)
+    first = (weights * terms).sum(-1)
+    means = first.mean((1, 2))
+    second = (weights * (terms - means.view(-1, 1, 1, 1)).square()).sum(-1)
+    variances = second.mean((1, 2))
+    of_mean, of_variance = coefficients(ts)
+    estimates = of_mean.view(-1, 1, 1) * first + of_variance.view(-1, 1, 1) * second
+    errors = [float(az.mcse(estimate.numpy(), method="mean")) for estimate in estimates]
+    correction = float(of_variance @ variances)
+    value = float(of_mean @ means) + correction
+    return TemperedEvidence(value, math.hypot(*errors), correction, ts, means, variances, divergences)
+
+
+def ladder(powers: int) -> torch.Tensor:
+    """Return t_k = (k/K)⁵, (K + 1,): dense towards 0, where E_t log p(D | w) changes fastest."""
+    return torch.linspace(0, 1, powers + 1, dtype=torch.double) ** 5
+
+
+def coefficients(powers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the weights of means and variances in the integral over powers t_k, (power,) each.
+
+    With Δ_k = t_{k+1} − t_k the integral is Σ Δ_k (E_k + E_{k+1}) / 2 − Σ Δ_k² (V_{k+1} − V_k) / 12.
+    """
+    steps = torch.nn.functional.pad(powers.diff(), (1, 1))  # none before the first and after the last
+    return (steps[1:] + steps[:-1]) / 2, (steps[1:].square() - steps[:-1].square()) / 12
+
+
+class _Target:
+    """log p(D, w) of a model at unconstrained w, discrete sites summed out, the likelihood to a power."""
+
+    def __init__(self, model: Callable[..., Any], data: Pair):
+        self.model, self.data = model, data
+        sites = sample_sites(model, data)
+        check_unscaled(sites.items())
+        latent = {name: site for name, site in sites.items() if not site["is_observed"]}
+        supports = {name: rows for name, site in latent.items() if (rows := _rows(site["fn"])) is not None}
+        if latent.keys() == supports.keys():
+            raise ValueError(f"model: expected a continuous site to sample, got {list(latent)}. Enumerate them.")
+        count = math.prod(len(single) ** rows for single, rows in supports.values())
+        if count > MAX_ENUMERATED:
+            raise ValueError(
+                f"model: expected discrete sites of at most {MAX_ENUMERATED} values together, got {count} of "
+                f"{list(supports)}. Sum them out by hand, or relax them, as structures.gumbel_softmax does."
+            )
+        products = [itertools.product(single, repeat=rows) for single, rows in supports.values()]
+        self.values = [
+            {name: torch.stack(rows).view_as(latent[name]["value"]) for name, rows in zip(supports, value, strict=True)}
+            for value in itertools.product(*products)
+        ]
+        laws = {name: site["fn"] for name, site in latent.items() if name not in supports}
+        try:
+            self.bijections = {name: biject_to(law.support) for name, law in laws.items()}
+        except NotImplementedError:
+            raise ValueError(
+                f"model: expected continuous sites, or discrete ones of finite support, got {laws}. "
+                "For hard structures use structures.categorical."
+            ) from None
+
+    def prior_draws(self, count: int) -> Draws:
+        """Return unconstrained draws of the prior where the log-density is finite, {site: (draw, …)}."""
+        found: list[Draws] = []
+        for _ in range(100 * count):
+            sites = sample_sites(self.model, self.data)
+            values = {name: bijection.inv(sites[name]["value"].detach()) for name, bijection in self.bijections.items()}
+            finite = all(bool(value.isfinite().all()) for value in values.values())
+            found += [values] if finite and bool(self.potential(1.0, values).isfinite()) else []
+            if len(found) == count:
+                return {name: torch.stack([one[name] for one in found]) for name in self.bijections}
+        raise ValueError(f"model: expected finite log-densities at draws of the prior, got {len(found)} of {count}.")
+
+    def constrain(self, unconstrained: Draws) -> Draws:
+        """Return the values of sites at unconstrained ones."""
+        return {name: self.bijections[name](value) for name, value in unconstrained.items()}
+
+    def log_joints(self, continuous: Draws) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return log p(w, v) and log p(D | w, v) for each value v of the discrete sites, (value,) each."""
+        rows = []
+        for value in self.values:
+            with Substitute({**continuous, **value}):
+                sites = sample_sites(self.model, self.data).values()
+            for observed in (False, True):
+                terms = [log_prob_of(site, torch.sum) for site in sites if site["is_observed"] == observed]
+                rows.append(sum(terms, torch.zeros(())))
+        return torch.stack(rows[::2]), torch.stack(rows[1::2])
+
+    @torch.no_grad()
+    def conditional(self, power: float, continuous: Draws) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return p(v | w, D) of each value v, the likelihood to a power, and log p(D | w, v), (value,) each."""
+        prior, likelihood = (term.double() for term in self.log_joints(continuous))
+        return (prior + power * likelihood).softmax(0), likelihood
+
+    def potential(self, power: float, unconstrained: Draws) -> torch.Tensor:
+        """Return −log of the density at unconstrained values."""
+        continuous = self.constrain(unconstrained)
+        jacobians = [self.bijections[n].log_abs_det_jacobian(z, continuous[n]).sum() for n, z in unconstrained.items()]
+        prior, likelihood = self.log_joints(continuous)
+        return -((prior + power * likelihood).logsumexp(0) + sum(jacobians))
+
+
+@contextmanager
+def _sampling(model: Any, data: Pair, draws: int, warmup: int, chains: int, seed: int) -> Iterator[_Target]:
+    """Check arguments; within the context the model is in evaluation mode, and the random state starts at the seed."""
+    checks.is_callable("model", model, "a Pyro model")
+    checks.integer("draws", draws, low=4, remedy="r-hat and standard errors need as many.")
+    checks.integer("warmup", warmup, low=1)
+    checks.integer("chains", chains, low=1)
+    x, y = check_pair("data", data)
+    if hasattr(model, "check"):
+        model.check(x, y)
+    with evaluation_mode(model) if isinstance(model, nn.Module) else nullcontext(), torch.random.fork_rng():
+        torch.manual_seed(checks.seed(seed))
+        with pyro.validation_enabled(False):  # a trial step may leave the support
+            yield _Target(model, (x, y))
+
+
+def _run_chain(target: _Target, power: float, before: Draws, draws: int, warmup: int) -> tuple[Draws, int]:
+    """Return unconstrained draws of one chain, {site: (draw, …)}, and its number of divergent transitions.
+
+    It starts at the last draw ``before``. Several give the scale of each element, which else the warm-up learns.
+    """
+    known = all(len(z) > 1 for z in before.values())
+    scale = {name: z.std(0) + 1e-6 if known else torch.ones_like(z[0]) for name, z in before.items()}
+    start = {name: z[-1] / scale[name] for name, z in before.items()}
+
+    def potential(scaled: Draws) -> torch.Tensor:
+        return target.potential(power, {name: scale[name] * z for name, z in scaled.items()})
+
+    kernel = NUTS(potential_fn=potential, adapt_mass_matrix=not known)
+    sampler = MCMC(kernel, num_samples=draws, warmup_steps=warmup, initial_params=start, disable_progbar=True)
+    sampler.run()
+    divergences = sampler.diagnostics()["divergences"]["chain 0"]
+    return {name: scale[name] * z for name, z in sampler.get_samples().items()}, len(divergences)
+
+
+def _rows(law: Any) -> tuple[torch.Tensor, int] | None:
+    """Return the values of one row of a discrete law, (value, …), and its number of rows; None of others."""
+    while isinstance(law, Independent):
+        law = law.base_dist
+    if not law.has_enumerate_support:
+        return None
+    single = law.enumerate_support(expand=False)
+    return single.reshape(len(single), *law.event_shape), law.batch_shape.numel()

@@ -1,0 +1,144 @@
+"""Evidence from the path of gradient descent: training as variational inference, early stopping as its optimum.
+
+Starts drawn from the prior and moved by plain SGD on the likelihood are draws from an implicit distribution q_t. Each
+step is a smooth map of the weights, so that it changes the entropy of q_t by the mean log-determinant of its Jacobian.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, repeat
+from typing import Any
+
+import torch
+from torch.func import grad, vjp
+
+from pyro_nas import checks
+from pyro_nas.curvature import rademacher
+from pyro_nas.data import Batches, Pair, check_pair
+from pyro_nas.inference.laplace import LogDensity
+from pyro_nas.inference.options import Record
+from pyro_nas.inference.stepper import NonFiniteLoss
+
+LOG_DETERMINANTS = ("bound", "exact")
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The records of a path, and the weights of all starts, {site: (start, …)}, after its last step and at its peak."""
+
+    records: list[Record]
+    draws: dict[str, torch.Tensor]
+    peak_draws: dict[str, torch.Tensor]
+
+    @property
+    def peak(self) -> Record:
+        """The record of the highest evidence: where training should stop."""
+        return max(self.records, key=lambda record: record["evidence"])
+
+
+def fit(
+    model: Callable[..., Any],
+    train: Pair,
+    valid: Pair | None = None,
+    *,
+    steps: int,
+    learning_rate: float,
+    starts: int = 10,
+    batch_size: int | None = None,
+    log_determinant: str = "bound",
+    probes: int = 1,
+    every: int = 1,
+    seed: int = 0,
+) -> Trajectory:
+    """Descend −log p(y | x, w)/N from ``starts`` draws of the prior, and bound the evidence after every step.
+
+    w_{t+1} = w_t − β ∇L(w_t) has the Jacobian I − β H_t, so that S_{t+1} = S_t + E log|det(I − β H_t)| and
+    𝔏_t = E log p(y | x, w_t) + λ (E log p(w_t) + S_t) is at λ = 1 a lower bound of log p(y | x), in nats, while every
+    eigenvalue of β H is below 1, so that no two weights meet.
+
+    ``log_determinant``: "exact", by all of H, for few weights; or "bound", −β tr H − β² tr H², below the exact where
+    every eigenvalue of β H is below 0.68, estimated by ``probes`` random signs each start and step. ``learning_rate``
+    is β. ``train``: (x, y); ``valid`` is only measured. Steps take all data, or batches of ``batch_size``, the same
+    for all starts: a model must scale its likelihood to all data, as a ``Model`` does, and 𝔏_t is given the batches.
+    Sites that are constrained move in unconstrained coordinates; parameters without a prior stay as they are.
+
+    Every ``every`` steps, at 0 and after the last there is a record: "step", "evidence" and its "standard_error" over
+    starts, "log_likelihood", "entropy" (S_t; that of the prior is estimated from the starts), with validation data
+    "valid_log_likelihood", which a ``Model`` scales to its ``num_data``: means over starts. Of the path only the
+    weights of the peak so far are kept.
+
+    Raises ValueError for latent structure or λ, NonFiniteLoss where the descent diverges. Maclaurin, Duvenaud and
+    Adams 2015, "Early stopping is nonparametric variational inference".
+    """
+    checks.integer("steps", steps, low=1)
+    checks.integer("starts", starts, low=2, remedy="The standard error is over starts.")
+    checks.integer("probes", probes, low=1)
+    checks.integer("every", every, low=1)
+    checks.one_of("log_determinant", log_determinant, LOG_DETERMINANTS)
+    rate = checks.number("learning_rate", learning_rate, low=0, open_low=True)
+    density = LogDensity(model, train, seed)
+    measured = {"": density.data}
+    if valid is not None:
+        measured["valid_"] = check_pair("valid", valid)
+        if hasattr(model, "check"):
+            model.check(*valid)
+    size = len(density.data[1])
+    batches: Iterator[Pair] = repeat(density.data)
+    if batch_size is not None:
+        whole = Batches("train", density.data, batch_size, density.data[1].device)
+        batches = chain.from_iterable(repeat(whole))
+
+    def loss(vector: torch.Tensor, batch: Pair) -> torch.Tensor:
+        return -density.terms(vector, *batch)[0] / size
+
+    def advance(vector: torch.Tensor, signs: torch.Tensor, batch: Pair) -> tuple[torch.Tensor, torch.Tensor]:
+        linearised: Any = vjp(partial(grad(loss), batch=batch), vector)
+        slope, product = linearised
+        if log_determinant == "exact":
+            identity = torch.eye(len(vector)).to(vector)
+            change = torch.linalg.slogdet(identity - rate * torch.vmap(product)(identity)[0]).logabsdet
+        else:
+            curved = rate * torch.vmap(product)(signs)[0]  # (probe, size)
+            change = -(signs * curved).sum(-1).mean() - curved.square().sum(-1).mean()
+        return vector - rate * slope, change
+
+    with density, torch.no_grad():
+        vectors = torch.stack([density.draw() for _ in range(starts)])
+        entropy = -torch.vmap(lambda w: density.terms(w, *density.data)[1])(vectors)  # (start,)
+        records: list[Record] = []
+        best, best_vectors = -torch.inf, vectors
+        for step in range(steps + 1):
+            if step % every == 0 or step == steps:
+                terms = {
+                    name: torch.vmap(lambda w, pair=pair: torch.stack(density.terms(w, *pair)))(vectors).double()
+                    for name, pair in measured.items()
+                }  # (start, 2)
+                record = _record(step, terms, entropy.double(), density.complexity)
+                records.append(record)
+                if record["evidence"] > best:
+                    best, best_vectors = record["evidence"], vectors
+            if step < steps:
+                fresh = int(torch.randint(2**62, ()))
+                signs = rademacher(starts * probes, fresh)(vectors.shape[1]).to(vectors).view(starts, probes, -1)
+                batch = next(batches)
+                vectors, change = torch.vmap(lambda w, z, batch=batch: advance(w, z, batch))(vectors, signs)
+                entropy = entropy + change
+        return Trajectory(records, density.unpack(vectors), density.unpack(best_vectors))
+
+
+def _record(step: int, terms: dict[str, torch.Tensor], entropy: torch.Tensor, complexity: float) -> Record:
+    """Return the record of a step from log p(y | x, w) and log p(w), (start, 2), and S, (start,)."""
+    likelihood, prior = terms[""].unbind(-1)
+    evidence = likelihood + complexity * (prior + entropy)
+    if not bool(torch.isfinite(evidence).all()):
+        raise NonFiniteLoss(f"step {step}: the evidence of a start is not finite. Lower learning_rate.")
+    return {
+        "step": step,
+        "evidence": float(evidence.mean()),
+        "standard_error": float(evidence.std() / len(evidence) ** 0.5),
+        "log_likelihood": float(likelihood.mean()),
+        "entropy": float(entropy.mean()),
+    } | {f"{name}log_likelihood": float(values[:, 0].mean()) for name, values in terms.items()}
