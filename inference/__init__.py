@@ -14,6 +14,7 @@ from pyro_nas.inference import (
     sampling,
     schedules,
     svi,
+    tempering,
     trajectory,
 )
 from pyro_nas.inference.stepper import NonFiniteLoss, adam, clipped, cosine, delayed, one_cycle
@@ -38,5 +39,6 @@ __all__ = [
     "sampling",
     "schedules",
     "svi",
+    "tempering",
     "trajectory",
 ]

@@ -1,7 +1,7 @@
-"""Sampling: the posterior of small models by NUTS, and their evidence by tempering it; the gold standard.
+"""Sampling: the posterior of small models by NUTS, the gold standard.
 
 Pyro's NUTS runs on log p(D, w) with all discrete sites summed out, so that discrete structures need no relaxation;
-they are then drawn from p(Γ | w, D). The evidence is the integral of E log p(D | w, Γ) along p(w, Γ) p(D | w, Γ)^t.
+they are then drawn from p(Γ | w, D).
 """
 
 from __future__ import annotations
@@ -65,23 +65,6 @@ class Chains:
         return table
 
 
-@dataclass(frozen=True, eq=False)
-class TemperedEvidence:
-    """log p(D) in nats, its Monte-Carlo standard error, and what it was made from.
-
-    ``correction`` is what the trapezoidal rule's second-order term added; the error left falls with the fourth power
-    of the distance of ``powers``. ``means`` and ``variances``, (power,), are those of log p(D | w, Γ) at each power.
-    """
-
-    value: float
-    standard_error: float
-    correction: float
-    powers: torch.Tensor
-    means: torch.Tensor
-    variances: torch.Tensor
-    divergences: int
-
-
 def nuts(
     model: Callable[..., Any], data: Pair, *, draws: int = 1000, warmup: int = 500, chains: int = 4, seed: int = 0
 ) -> Chains:
@@ -93,8 +76,8 @@ def nuts(
 
     Raises ValueError where λ is not 1, and for sites neither continuous nor enumerable. Hoffman and Gelman 2014.
     """
-    with _sampling(model, data, draws, warmup, chains, seed) as target:
-        runs = [_run_chain(target, 1.0, target.prior_draws(1), draws, warmup) for _ in range(chains)]
+    with sampling_of(model, data, draws, warmup, chains, seed) as target:
+        runs = [run_chain(target, 1.0, target.prior_draws(1), draws, warmup) for _ in range(chains)]
         sites = [target.constrain(run) for run, _ in runs]
         tables = [torch.stack([target.conditional(1.0, one)[0] for one in each_draw(chain)]) for chain in sites]
         for chain, table in zip(sites, tables, strict=True):
@@ -103,55 +86,7 @@ def nuts(
     return Chains(sites, [divergences for _, divergences in runs], target.values, torch.stack(tables))
 
 
-def evidence(
-    model: Callable[..., Any], data: Pair, *, powers: int = 20, draws: int = 250, warmup: int = 50, chains: int = 2,
-    seed: int = 0,
-) -> TemperedEvidence:  # fmt: skip
-    """Return log p(D) = ∫₀¹ E_t log p(D | w, Γ) dt, E_t over p(w, Γ) p(D | w, Γ)^t, by thermodynamic integration.
-
-    ``ladder`` has the powers t. Each chain climbs it from draws of the prior, ``draws`` at each power, and takes start
-    and scales from the power before. Other arguments and errors as ``nuts``; priors must be normalised.
-    The trapezoidal rule has its second-order correction, for which dE_t/dt = Var_t. Friel, Hurn and Wyse 2014.
-    """
-    checks.integer("powers", powers, low=1)
-    ts = ladder(powers)
-    with _sampling(model, data, draws, warmup, chains, seed) as target:
-        runs, rows, divergences = [target.prior_draws(draws) for _ in range(chains)], [], 0
-        for power in ts.tolist():
-            for chain, before in enumerate(runs):
-                if power > 0:
-                    runs[chain], diverged = _run_chain(target, power, before, draws, warmup)
-                    divergences += diverged
-                values = each_draw(target.constrain(runs[chain]))
-                rows.append(torch.stack([torch.stack(target.conditional(power, one)) for one in values]))
-    weights, terms = torch.stack(rows).view(len(ts), chains, draws, 2, -1).unbind(-2)  # (power, chain, draw, value)
-    first = (weights * terms).sum(-1)
-    means = first.mean((1, 2))
-    second = (weights * (terms - means.view(-1, 1, 1, 1)).square()).sum(-1)
-    variances = second.mean((1, 2))
-    of_mean, of_variance = coefficients(ts)
-    estimates = of_mean.view(-1, 1, 1) * first + of_variance.view(-1, 1, 1) * second
-    errors = [float(az.mcse(estimate.numpy(), method="mean")) for estimate in estimates]
-    correction = float(of_variance @ variances)
-    value = float(of_mean @ means) + correction
-    return TemperedEvidence(value, math.hypot(*errors), correction, ts, means, variances, divergences)
-
-
-def ladder(powers: int) -> torch.Tensor:
-    """Return t_k = (k/K)⁵, (K + 1,): dense towards 0, where E_t log p(D | w) changes fastest."""
-    return torch.linspace(0, 1, powers + 1, dtype=torch.double) ** 5
-
-
-def coefficients(powers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weights of means and variances in the integral over powers t_k, (power,) each.
-
-    With Δ_k = t_{k+1} − t_k the integral is Σ Δ_k (E_k + E_{k+1}) / 2 − Σ Δ_k² (V_{k+1} − V_k) / 12.
-    """
-    steps = torch.nn.functional.pad(powers.diff(), (1, 1))  # none before the first and after the last
-    return (steps[1:] + steps[:-1]) / 2, (steps[1:].square() - steps[:-1].square()) / 12
-
-
-class _Target:
+class Target:
     """log p(D, w) of a model at unconstrained w, discrete sites summed out, the likelihood to a power."""
 
     def __init__(self, model: Callable[..., Any], data: Pair):
@@ -224,7 +159,7 @@ class _Target:
 
 
 @contextmanager
-def _sampling(model: Any, data: Pair, draws: int, warmup: int, chains: int, seed: int) -> Iterator[_Target]:
+def sampling_of(model: Any, data: Pair, draws: int, warmup: int, chains: int, seed: int) -> Iterator[Target]:
     """Check arguments; within the context the model is in evaluation mode, and the random state starts at the seed."""
     checks.is_callable("model", model, "a Pyro model")
     checks.integer("draws", draws, low=4, remedy="r-hat and standard errors need as many.")
@@ -236,10 +171,10 @@ def _sampling(model: Any, data: Pair, draws: int, warmup: int, chains: int, seed
     with evaluation_mode(model) if isinstance(model, nn.Module) else nullcontext(), torch.random.fork_rng():
         torch.manual_seed(checks.seed(seed))
         with pyro.validation_enabled(False):  # a trial step may leave the support
-            yield _Target(model, (x, y))
+            yield Target(model, (x, y))
 
 
-def _run_chain(target: _Target, power: float, before: Draws, draws: int, warmup: int) -> tuple[Draws, int]:
+def run_chain(target: Target, power: float, before: Draws, draws: int, warmup: int) -> tuple[Draws, int]:
     """Return unconstrained draws of one chain, {site: (draw, …)}, and its number of divergent transitions.
 
     It starts at the last draw ``before``. Several give the scale of each element, which else the warm-up learns.

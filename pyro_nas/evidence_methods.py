@@ -104,7 +104,7 @@ def trajectory(problem: Problem) -> Estimate:
 
 def tempered(problem: Problem) -> Estimate:
     """Return thermodynamic integration over NUTS at 21 powers of the likelihood."""
-    found = problem.inference.sampling.evidence(problem.model, problem.data, seed=problem.seed)
+    found = problem.inference.tempering.evidence(problem.model, problem.data, seed=problem.seed)
     return Estimate(found.value, found.standard_error)
 
 

@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from torch import nn
 
 from pyro_nas import Space
 from pyro_nas.costs import CostTable
@@ -86,21 +87,24 @@ def test_a_model_written_by_hand_pays_by_a_factor():
     space = Space({(0, 1): {"a": dense(1, 1), "b": dense(1, 1)}})
     favour = torch.tensor([2.0, 0.0])
 
+    def law(logits):
+        return dist.OneHotCategorical(logits=logits).to_event(1)
+
+    class OwnGuide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.logits = nn.Parameter(torch.zeros(1, 2))
+
+        def forward(self, x, y):
+            pyro.sample("structure", law(self.logits))
+
     def build(table):
-        logits = torch.zeros(1, 2, requires_grad=True)
-
-        def law(logits):
-            return dist.OneHotCategorical(logits=logits).to_event(1)
-
         def model(x, y):
             gamma = pyro.sample("structure", law(torch.zeros(1, 2)))
             pyro.factor("cost", -table({"structure": gamma}).float())
             pyro.sample("y", dist.Delta(y, log_density=(gamma[0] * favour).sum()), obs=y)
 
-        def guide(x, y):
-            pyro.sample("structure", law(pyro.param("logits", logits)))
-
-        return model, guide
+        return model, OwnGuide()
 
     def fit(model, guide):
         svi.fit(model, guide, data, epochs=150, optimizer=adam(0.1), enumerate_discrete=True)

@@ -13,7 +13,7 @@ from torch import nn
 from pyro_nas import Space, predict, to_arviz
 from pyro_nas.arviz_export import az
 from pyro_nas.conjugate import LinearRegression
-from pyro_nas.inference import sampling
+from pyro_nas.inference import sampling, tempering
 from pyro_nas.models import Model, likelihoods, priors, structures
 from pyro_nas.primitives import dense, skip
 
@@ -72,11 +72,11 @@ def check_moments(chains, site, mean, second):
 
 
 def without_prior(monkeypatch):
-    def log_joints(self, continuous, right=sampling._Target.log_joints):
+    def log_joints(self, continuous, right=sampling.Target.log_joints):
         prior, likelihood = right(self, continuous)
         return torch.zeros_like(prior), likelihood
 
-    monkeypatch.setattr(sampling._Target, "log_joints", log_joints)
+    monkeypatch.setattr(sampling.Target, "log_joints", log_joints)
 
 
 def test_moments_of_a_posterior_meet_the_closed_form(regression, exact, monkeypatch):
@@ -113,14 +113,14 @@ def uniform(powers):
 
 def test_the_corrected_rule_integrates_the_exact_terms(line, vague):
     def error(powers, corrected=True):
-        of_mean, of_variance = sampling.coefficients(powers)
+        of_mean, of_variance = tempering.coefficients(powers)
         means, variances = exact_terms(line, powers)
         return abs(float(of_mean @ means + corrected * of_variance @ variances) - vague.log_evidence)
 
-    assert error(sampling.ladder(20)) < 0.01
-    assert error(sampling.ladder(20)) < error(sampling.ladder(10)) / 2**3  # of fourth order
-    assert error(sampling.ladder(10), corrected=False) > max(0.1, 5 * error(sampling.ladder(10)))
-    assert error(sampling.ladder(20), corrected=False) > error(sampling.ladder(10), corrected=False) / 2**3
+    assert error(tempering.ladder(20)) < 0.01
+    assert error(tempering.ladder(20)) < error(tempering.ladder(10)) / 2**3  # of fourth order
+    assert error(tempering.ladder(10), corrected=False) > max(0.1, 5 * error(tempering.ladder(10)))
+    assert error(tempering.ladder(20), corrected=False) > error(tempering.ladder(10), corrected=False) / 2**3
     assert error(uniform(5), corrected=False) > 1
 
 
@@ -131,12 +131,12 @@ def check_evidence(found, truth, error):
 def check_terms(found, line, prior, error):
     """Hold the means at all powers together, as the integral weighs them, to the exact ones."""
     means, _ = exact_terms(line, found.powers, prior)
-    assert abs(float(sampling.coefficients(found.powers)[0] @ (found.means - means))) < 4 * error
+    assert abs(float(tempering.coefficients(found.powers)[0] @ (found.means - means))) < 4 * error
 
 
 @pytest.fixture(scope="module")
 def tempered(line):
-    return sampling.evidence(partial(by_hand, prior=WIDE), line, powers=10, draws=110, warmup=30, chains=1)
+    return tempering.evidence(partial(by_hand, prior=WIDE), line, powers=10, draws=110, warmup=30, chains=1)
 
 
 def test_tempered_evidence_is_exact_within_its_error(tempered, line, vague):
@@ -149,7 +149,7 @@ def test_tempered_evidence_is_exact_within_its_error(tempered, line, vague):
 
 @pytest.mark.slow
 def test_tempered_evidence_of_our_model_at_the_defaults(regression, exact):
-    found = sampling.evidence(build(), regression)
+    found = tempering.evidence(build(), regression)
     check_evidence(found, exact, found.standard_error)
     check_terms(found, regression, PRIOR, found.standard_error)
     assert found.standard_error < 0.1
@@ -157,19 +157,19 @@ def test_tempered_evidence_of_our_model_at_the_defaults(regression, exact):
 
 def test_wrong_tempering_misses_the_evidence(tempered, line, vague, monkeypatch):
     def found():
-        return sampling.evidence(partial(by_hand, prior=WIDE), line, powers=5, draws=50, warmup=20, chains=1)
+        return tempering.evidence(partial(by_hand, prior=WIDE), line, powers=5, draws=50, warmup=20, chains=1)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sampling, "ladder", uniform)
-        patch.setattr(sampling, "coefficients", lambda t, right=sampling.coefficients: (right(t)[0], 0 * t))
+        patch.setattr(tempering, "ladder", uniform)
+        patch.setattr(tempering, "coefficients", lambda t, right=tempering.coefficients: (right(t)[0], 0 * t))
         equally_spaced = found()
     with pytest.raises(AssertionError):
         check_evidence(equally_spaced, vague, tempered.standard_error)
 
-    def prior_too(self, power, unconstrained, right=sampling._Target.potential):
+    def prior_too(self, power, unconstrained, right=sampling.Target.potential):
         return power * right(self, 1.0, unconstrained)  # the prior tempered like the likelihood
 
-    monkeypatch.setattr(sampling._Target, "potential", prior_too)
+    monkeypatch.setattr(sampling.Target, "potential", prior_too)
     with pytest.raises(AssertionError):
         check_terms(found(), line, WIDE, tempered.standard_error)
 
@@ -187,7 +187,7 @@ def test_tempered_evidence_sums_over_structures():
 
     scores = [LinearRegression(torch.ones(8, 1), y[:, 0] - x[:, k], 1.0).log_evidence for k in range(2)]
     joint = torch.tensor(scores).double() + torch.tensor([0.3, 0.7]).double().log()
-    found = sampling.evidence(model, (x, y), powers=6, draws=50, warmup=20, chains=1)
+    found = tempering.evidence(model, (x, y), powers=6, draws=50, warmup=20, chains=1)
     assert abs(found.value - joint.logsumexp(0).item()) < 4 * found.standard_error
     assert abs(found.value - scores[1]) > 4 * found.standard_error  # the wrong structure alone
 
@@ -271,7 +271,7 @@ def test_errors_say_what_to_do(regression):
     with pytest.raises(ValueError, match="complexity: expected λ = 1"):
         sampling.nuts(build(complexity=2.0), regression)
     with pytest.raises(ValueError, match="data: expected all data, each counted once"):
-        sampling.evidence(build(num_data=2 * N), regression)
+        tempering.evidence(build(num_data=2 * N), regression)
     with pytest.raises(TypeError, match="model: expected a Pyro model"):
         sampling.nuts(None, regression)
     with pytest.raises(TypeError, match="data: expected a pair"):
@@ -279,7 +279,7 @@ def test_errors_say_what_to_do(regression):
     with pytest.raises(ValueError, match="draws: expected an integer of at least 4"):
         sampling.nuts(by_hand, regression, draws=3)
     with pytest.raises(ValueError, match="powers: expected an integer of at least 1"):
-        sampling.evidence(by_hand, regression, powers=0)
+        tempering.evidence(by_hand, regression, powers=0)
     with pytest.raises(ValueError, match=r"discrete ones of finite support.*structures\.categorical"):
         sampling.nuts(indifferent(structures.straight_through()), (x[:6, :1], y[:6]))
 
