@@ -150,6 +150,6 @@ def sizes_of(spaces: Any) -> dict[str, Size]:
     small_sizes = (partial(small, channels=8), partial(small, channels=16))
     return {
         "small": Size(60_000, 60, *small_sizes, batch_size=64, shifted=1, mirrored=False),
-        "short": Size(120_000, 8, searched, partial(large, channels=16, stem_channels=32), children=4),
-        "long": Size(240_000, 28, searched, partial(large, channels=24, stem_channels=32)),
+        "short": Size(120_000, 6, searched, partial(large, channels=16, stem_channels=32), children=4),
+        "long": Size(240_000, 20, searched, partial(large, channels=24, stem_channels=32)),
     }
