@@ -15,7 +15,7 @@ from pyro.distributions import Normal
 from torch import nn
 
 from pyro_nas import checks
-from pyro_nas.models.priors import Scale, WeightPrior, _checked, _groups, _vector
+from pyro_nas.models.priors import Scale, WeightPrior, checked_scale, group_numbers, scale_vector
 from pyro_nas.packing import Packing
 
 PER = ("all", "tensor", "input", "weight", "primitive")
@@ -31,7 +31,9 @@ class LearnedNormal(nn.Module):
         super().__init__()
         self.packing = packing
         self.register_buffer("group", _numbered(packing, per), persistent=False)
-        first = torch.zeros(int(self.group.max()) + 1).scatter_reduce(0, self.group, _vector(scale, packing), "amax")
+        first = torch.zeros(int(self.group.max()) + 1).scatter_reduce(
+            0, self.group, scale_vector(scale, packing), "amax"
+        )
         self.log_scale = nn.Parameter(first.log())
 
     def forward(self) -> dict[str, torch.Tensor]:
@@ -63,7 +65,7 @@ def learned_normal(scale: Scale = 1.0, per: str = "all") -> WeightPrior:
     several scales takes the largest. MacKay 1994; Tipping 2001.
     """
     checks.one_of("per", per, PER)
-    return partial(LearnedNormal, scale=_checked(scale), per=per)
+    return partial(LearnedNormal, scale=checked_scale(scale), per=per)
 
 
 def _numbered(packing: Packing, per: str) -> torch.Tensor:
@@ -75,7 +77,7 @@ def _numbered(packing: Packing, per: str) -> torch.Tensor:
         owners = [_owner(name) for name in packing.names]
         order = list(dict.fromkeys(owners))
         return torch.tensor([order.index(owner) for owner in owners]).repeat_interleave(sizes)
-    within = [_groups(shape, per).reshape(-1) for shape in packing.shapes.values()]
+    within = [group_numbers(shape, per).reshape(-1) for shape in packing.shapes.values()]
     starts = torch.tensor([0, *(int(part.max()) + 1 for part in within[:-1])]).cumsum(0)
     return torch.cat(within) + starts.repeat_interleave(sizes)
 

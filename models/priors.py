@@ -26,7 +26,7 @@ WeightPrior = Callable[[Packing], Draw]
 Scale = float | Callable[[str, torch.Size], float]
 
 
-def _vector(scale: Scale, packing: Packing) -> torch.Tensor:
+def scale_vector(scale: Scale, packing: Packing) -> torch.Tensor:
     """Return the scale of each weight, shape (size,)."""
     if not callable(scale):
         return torch.full((), float(scale)).expand(packing.size)
@@ -35,7 +35,8 @@ def _vector(scale: Scale, packing: Packing) -> torch.Tensor:
     return torch.tensor(checked).repeat_interleave(torch.tensor(packing.sizes))
 
 
-def _checked(scale: Scale) -> Scale:
+def checked_scale(scale: Scale) -> Scale:
+    """Return a scale that is a function or a number above 0; raise for others."""
     remedy = "Pass a standard deviation above 0, or a function of a tensor's name and shape."
     return scale if callable(scale) else checks.number("scale", scale, low=0, open_low=True, remedy=remedy)
 
@@ -48,7 +49,7 @@ class LocationScale(nn.Module):
     def __init__(self, packing: Packing, family: Callable[..., TorchDistribution], scale: Scale):
         super().__init__()
         self.packing, self.family = packing, family
-        self.register_buffer("scale", _vector(scale, packing), persistent=False)
+        self.register_buffer("scale", scale_vector(scale, packing), persistent=False)
         self._law: TorchDistribution | None = None
 
     def forward(self) -> dict[str, torch.Tensor]:
@@ -71,11 +72,11 @@ class RelevanceDetermination(nn.Module):
     def __init__(self, packing: Packing, scale: Scale, width: float, per: str):
         super().__init__()
         self.packing, self.width = packing, width
-        group = torch.cat([_groups(shape, per).reshape(-1) for shape in packing.shapes.values()])
-        sizes = [int(_groups(shape, per).max()) + 1 for shape in packing.shapes.values()]
+        group = torch.cat([group_numbers(shape, per).reshape(-1) for shape in packing.shapes.values()])
+        sizes = [int(group_numbers(shape, per).max()) + 1 for shape in packing.shapes.values()]
         starts = torch.tensor([0, *sizes[:-1]]).cumsum(0).repeat_interleave(torch.tensor(packing.sizes))
         self.register_buffer("group", group + starts, persistent=False)
-        first = torch.zeros(sum(sizes)).scatter_reduce(0, self.group, _vector(scale, packing), "amax")
+        first = torch.zeros(sum(sizes)).scatter_reduce(0, self.group, scale_vector(scale, packing), "amax")
         self.register_buffer("log_scale", first.log(), persistent=False)
 
     def forward(self) -> dict[str, torch.Tensor]:
@@ -87,7 +88,7 @@ class RelevanceDetermination(nn.Module):
         return self.packing.unpack(pyro.sample("weights", law))
 
 
-def _groups(shape: torch.Size, per: str) -> torch.Tensor:
+def group_numbers(shape: torch.Size, per: str) -> torch.Tensor:
     """Number the groups of one tensor, of its shape: axis 0 of a weight is the output, axis 1 the input."""
     if per == "weight":
         return torch.arange(shape.numel()).view(shape)
@@ -113,12 +114,12 @@ def _each(packing: Packing, make: Callable[[str, torch.Size], TorchDistribution]
 
 def normal(scale: Scale = 1.0) -> WeightPrior:
     """w ~ N(0, scale²), independent; ``scale`` is a standard deviation, or a function of a tensor's name and shape."""
-    return partial(LocationScale, family=FixedNormal, scale=_checked(scale))
+    return partial(LocationScale, family=FixedNormal, scale=checked_scale(scale))
 
 
 def laplace(scale: Scale = 1.0) -> WeightPrior:
     """w ~ Laplace(0, scale), independent; the standard deviation is √2 · scale."""
-    return partial(LocationScale, family=dist.Laplace, scale=_checked(scale))
+    return partial(LocationScale, family=dist.Laplace, scale=checked_scale(scale))
 
 
 def relevance_determination(scale: Scale = 1.0, width: float = 1.0, per: str = "input") -> WeightPrior:
@@ -129,7 +130,7 @@ def relevance_determination(scale: Scale = 1.0, width: float = 1.0, per: str = "
     """
     checks.number("width", width, low=0, open_low=True)
     checks.one_of("per", per, ["input", "tensor", "weight"])
-    return partial(RelevanceDetermination, scale=_checked(scale), width=width, per=per)
+    return partial(RelevanceDetermination, scale=checked_scale(scale), width=width, per=per)
 
 
 def each(make: Callable[[str, torch.Size], TorchDistribution]) -> WeightPrior:
