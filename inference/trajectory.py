@@ -139,6 +139,5 @@ def _record(step: int, terms: dict[str, torch.Tensor], entropy: torch.Tensor, co
         "step": step,
         "evidence": float(evidence.mean()),
         "standard_error": float(evidence.std() / len(evidence) ** 0.5),
-        "log_likelihood": float(likelihood.mean()),
         "entropy": float(entropy.mean()),
     } | {f"{name}log_likelihood": float(values[:, 0].mean()) for name, values in terms.items()}

@@ -31,10 +31,10 @@ def _searched(
     """Fit a pair and return its choice probabilities."""
     start = time.perf_counter()
     with Count(model) as count:
-        history = fit(model, guide, *data, **{**task.fit_options(epochs), **own})
+        fit(model, guide, *data, **{**task.fit_options(epochs), **own})
     seconds = time.perf_counter() - start
     probabilities = {site: table.cpu() for site, table in choice_probabilities(guide).items()}
-    return Found(probabilities, count.images, seconds, (model, guide), history)
+    return Found(probabilities, count.images, seconds, (model, guide))
 
 
 def _bilevel(task: Task, structure: Any, guide: Callable[[Any], Any], complexity: float | None = None,
@@ -117,14 +117,14 @@ def single_path(task: Task) -> Found:
     start = time.perf_counter()
     with Count(model) as count:
         epochs = max(1, int(0.75 * task.images // len(train[1])))
-        history = task.inference.svi.fit(model, guide, train, **task.fit_options(epochs))
+        task.inference.svi.fit(model, guide, train, **task.fit_options(epochs))
         score = score_of(task, model, guide)
         cost = min(CALIBRATED, len(train[1])) + min(SCORED, len(task.split.valid[1]))
         most = max(8, (task.images - count.images) // cost)
         found = task.inference.evolution.search(
             task.space, score, population=max(2, most // 4), generations=4, parents=max(2, most // 20), seed=task.seed
         )
-    return Found(found[0].structure, count.images, time.perf_counter() - start, history=history)
+    return Found(found[0].structure, count.images, time.perf_counter() - start)
 
 
 def random(task: Task) -> Found:

@@ -60,17 +60,17 @@ def tables(summary: Mapping[str, Any]) -> str:
     """Return the tables as Markdown, mean ± sd over seeds."""
     first = ["method", "accuracy, %", "calibration error", "search, s", "retraining, s", "search, images",
              "parameters", "multiply-accumulates", "latency, µs an image"]  # fmt: skip
-    lines = ["### Test accuracy and cost", "", _line(first), "|---" * len(first) + "|"]
+    lines = ["### Test accuracy and cost", "", table_row(first), "|---" * len(first) + "|"]
     for method, entry in summary.items():
         test, cost, search = entry["test"][entry["judged_by"]], entry["cost"], entry.get("search")
-        lines.append(_line([
+        lines.append(table_row([
             method, _pm(test["accuracy"], 100, 2), _pm(test["calibration_error"], 1, 4),
             _pm(search["seconds"], 1, 0) if search else "–", _pm(entry["retrain"]["seconds"], 1, 0),
             _pm(search["images"], 1, 0) if search else "–", _pm(cost["parameters"], 1, 0),
             _pm(cost["multiply_accumulates"], 1e-6, 2) + " M", _pm(cost["latency"], 1, 0),
         ]))  # fmt: skip
     second = ["method", "skips", "pools", "zeros", "edges", "agreement of seeds", "over random, %"]
-    lines += ["", "### What was chosen, per derived network", "", _line(second), "|---" * len(second) + "|"]
+    lines += ["", "### What was chosen, per derived network", "", table_row(second), "|---" * len(second) + "|"]
     for method, entry in summary.items():
         if "choices" not in entry:
             continue
@@ -78,19 +78,19 @@ def tables(summary: Mapping[str, Any]) -> str:
         counts = [f"{found[kind]:.1f}" for kind in ("skip", "pool", "zero")]
         agreement = "–" if found["agreement"] is None else f"{found['agreement']:.2f}"
         over = f"{100 * entry['over_random']:+.2f}" if "over_random" in entry else "–"
-        lines.append(_line([method, *counts, str(found["edges"]), agreement, over]))
+        lines.append(table_row([method, *counts, str(found["edges"]), agreement, over]))
     for part, title in (("attack", "sign-gradient attack of size ε"), ("deleted_edges", "deleted share of edges"),
                         ("noise", "normal noise of sd")):  # fmt: skip
         levels = max((list(e["test"][w]["robustness"][part]) for e in summary.values() for w in e["test"]), key=len)
         header = ["method", *levels]
-        lines += ["", f"### Accuracy in %, retrained network, under {title}", "", _line(header)]
+        lines += ["", f"### Accuracy in %, retrained network, under {title}", "", table_row(header)]
         lines.append("|---" * len(header) + "|")
         for method, entry in summary.items():
             for name, test in entry["test"].items():
                 curve = test["robustness"][part]
                 label = method if len(entry["test"]) == 1 else f"{method}, {name}"
                 lines.append(
-                    _line([label, *(_pm(curve[level], 100, 1) if level in curve else "–" for level in levels)])
+                    table_row([label, *(_pm(curve[level], 100, 1) if level in curve else "–" for level in levels)])
                 )
     return "\n".join(lines) + "\n"
 
@@ -110,5 +110,6 @@ def _pm(found: Mapping[str, float], factor: float, digits: int) -> str:
     return f"{factor * found['mean']:.{digits}f} ± {factor * found['sd']:.{digits}f}"
 
 
-def _line(cells: Sequence[str]) -> str:
+def table_row(cells: Sequence[str]) -> str:
+    """Return a row of a Markdown table."""
     return "| " + " | ".join(cells) + " |"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,7 +63,6 @@ class Found:
     images: int
     seconds: float
     searched: tuple[Any, Any] | None = None
-    history: Sequence[Mapping[str, Any]] = ()
 
 
 class Count(AbstractContextManager):

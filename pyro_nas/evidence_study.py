@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pyro_nas import checks, plots, study_plots
+from pyro_nas.comparison_report import table_row
 from pyro_nas.evidence_examples import EXAMPLES
 from pyro_nas.evidence_methods import BOUNDS, METHODS, Problem, cross_validated
 from pyro_nas.importance import Estimate, leave_one_out
@@ -110,20 +111,16 @@ def table(rows: Mapping[str, Mapping[str, Any]], probabilities: Mapping[str, Map
     header = ["model", "exact", *(f"≥ {m}" if m in BOUNDS else m for m in first["estimates"])]
     header += ["best ELBO of a mean field"] if "mean_field" in first else []
     header += ["p(model given D)", "cross-validation", "leave-one-out (Pareto k̂)"]
-    lines = ["Log evidence of each model, nats.", "", _line(header), "|---" * len(header) + "|"]
+    lines = ["Log evidence of each model, nats.", "", table_row(header), "|---" * len(header) + "|"]
     for name, row in rows.items():
         cells = [name, f"{row['exact']:.2f}", *map(_cell, row["estimates"].values())]
         cells += [f"{row['mean_field']:.2f}"] if "mean_field" in row else []
         loo = row["leave_one_out"]
         cells += [f"{probabilities['exact'][name]:.3f}", _cell(row["cross_validation"])]
-        lines.append(_line([*cells, f"{_cell(loo)} ({loo['largest_pareto_k']:.2f})"]))
+        lines.append(table_row([*cells, f"{_cell(loo)} ({loo['largest_pareto_k']:.2f})"]))
     return "\n".join(lines) + "\n"
 
 
 def _cell(estimate: Mapping[str, float]) -> str:
     error = estimate["standard_error"]
     return f"{estimate['value']:.2f}" + (f" ± {error:.2f}" if error else "")
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

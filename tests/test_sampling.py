@@ -142,7 +142,7 @@ def tempered(line):
 def test_tempered_evidence_is_exact_within_its_error(tempered, line, vague):
     check_evidence(tempered, vague, tempered.standard_error)
     check_terms(tempered, line, WIDE, tempered.standard_error)
-    assert tempered.standard_error < 0.3
+    assert tempered.standard_error < 0.2
     assert tempered.divergences == 0
     assert tempered.correction > 0.05  # what a plain trapezoidal rule would miss
 
