@@ -20,6 +20,7 @@
 # %%
 import json
 import tempfile
+import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -49,6 +50,8 @@ from pyro_nas.models.polynomials import features, polynomials
 from pyro_nas.posterior import each_draw
 from pyro_nas.primitives import dense, skip
 from pyro_nas.study_plots import plot_evidence
+
+warnings.filterwarnings("ignore", message="`torch.jit.script`")  # of laplace-torch
 
 # %% [markdown]
 # ## Polynomials, degree 0 to 8
@@ -165,7 +168,7 @@ for per, style in (("all", "o-"), ("weight", "s-")):
         f"                              per {per:10}", f"{exact_of((x, y), 8, scales.double()).log_evidence:.2f} nats"
     )
 axis.set(xlabel="degree of the term", ylabel="learned prior scale")
-axis.legend(frameon=False)
+_ = axis.legend(frameon=False)
 
 # %% [markdown]
 # One scale a primitive: data of a straight line, and a model that adds a linear primitive and a network of tanh units.
@@ -219,7 +222,12 @@ for name, label in (("evidence", "bound"), ("log_likelihood", "train"), ("valid_
     axis.plot(step, [record[name] / 40 for record in path.records], label=label)
 axis.axvline(path.peak["step"], color="black", ls=":", label="peak of the bound")
 axis.set(xlabel="step", ylabel="nats a datum", ylim=(-4, 0))
-axis.legend(frameon=False)
+held = [record["valid_log_likelihood"] / 40 for record in path.records]
+stop = held[step.index(path.peak["step"])]
+print(
+    f"held out: {stop:.2f} nats a datum at the peak, {max(held):.2f} at best, {held[0]:.2f} first, {held[-1]:.2f} last"
+)
+_ = axis.legend(frameon=False)
 
 # %% [markdown]
 # ## A neural network: what each posterior knows

@@ -152,8 +152,8 @@ for found in distinct.search(branches(), build, fit, (x, y), count=3):
 # ## The exact posterior over structures, and what approximates it
 # Two edges choose a column of x each. x₀ + x₂ and x₁ + x₃ are equal, so that the edges are coupled. The exact posterior
 # is by closed-form evidence. NUTS with Γ summed out finds it, and importance sampling does where the guide gives w its
-# posterior for every Γ; a guide is any Pyro program, here one by hand. A fitted q(w | Γ) q(Γ) is worse, a factorised
-# relaxed one worst: it has no coupling, and a relaxed γ mixes the columns.
+# posterior for every Γ; a guide is any Pyro program, here one by hand. Fitted guides whose q(Γ) factorises over edges
+# have no coupling and are far off, and a relaxed γ mixes the columns besides.
 
 
 # %%
@@ -305,7 +305,7 @@ axis.plot(a, b, "k.", label="data")
 axis.plot(line, predict(model, draw(guide.member(0), num_samples=50), line), label="most probable formula")
 axis.plot(line, torch.sin(2 * line) + 0.5 * line**2, "k:", label="planted")
 axis.set(xlabel="x", ylabel="y")
-axis.legend(frameon=False)
+_ = axis.legend(frameon=False)
 
 # %% [markdown]
 # ## Width, depth and sparsity: the cascading Indian buffet
@@ -357,4 +357,4 @@ print(f"evidence {evidence:.0f} nats, expected units {buffet.expected_units(tabl
 figure, axis = plt.subplots(figsize=(6, 2.6), layout="constrained")
 axis.imshow(table, vmin=0, vmax=1, cmap="Blues")
 axis.set(xlabel="unit", ylabel="input", title="P(connection)")
-figure.colorbar(axis.images[0])
+_ = figure.colorbar(axis.images[0])

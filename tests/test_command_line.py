@@ -196,8 +196,20 @@ NOTEBOOKS = {
     "every_complexity": ({'"epochs": 120': '"epochs": 1', "draws=16": "draws=2"}, ["conditioned", "tuned"]),
     "architecture_search": ({'"epochs": 40': '"epochs": 1', '"epochs": 100': '"epochs": 1', "epochs=30": "epochs=1"},
                             ["entropy", "deleted_edges", "multiply-accumulates expected"]),
+    "structure_selection": ({"RESTARTS = 5": "RESTARTS = 1", "epochs=200": "epochs=2", "draws=8000": "draws=200",
+                             "draws=400, warmup=100": "draws=5, warmup=5", "epochs=400": "epochs=2",
+                             "epochs=300": "epochs=2", "epochs=800": "epochs=2", "epochs=1200": "epochs=2",
+                             "* 16, initial": "* 1, initial", "((200, 0.1), (300, 0.03))": "((2, 0.1), (2, 0.03))",
+                             "range(2000)": "range(50)", "epochs=60": "epochs=1"},
+                            ["entropy_of_choice", "largest error", "nats  sum of", "formula 6.88", "planted 2"]),
+    "model_evidence": ({'study("polynomials")': 'study("logistic", "--methods", "[laplace]")', "epochs=600": "epochs=2",
+                        'study("logistic")': 'study("logistic", "--methods", "[laplace]", "--size", "20")',
+                        "powers=12, draws=120, warmup=40": "powers=1, draws=20, warmup=5", "STEPS = 1000": "STEPS = 2",
+                        "epochs=1500": "epochs=2", "draws=3000": "draws=200"},
+                       ["leave-one-out", "per weight", "13 powers", "three restarts", "Laplace: sd"]),
 }  # fmt: skip
-PICTURES = {"quick_start": 4, "every_complexity": 4, "architecture_search": 3}
+PICTURES = {"quick_start": 4, "every_complexity": 4, "architecture_search": 3, "structure_selection": 7,
+            "model_evidence": 6}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
