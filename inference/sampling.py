@@ -17,7 +17,7 @@ import pyro
 import torch
 from pyro.infer import MCMC, NUTS
 from torch import nn
-from torch.distributions import Independent, biject_to
+from torch.distributions import biject_to
 
 from pyro_nas import checks
 from pyro_nas.arviz_export import az
@@ -25,7 +25,7 @@ from pyro_nas.data import Pair, check_pair
 from pyro_nas.evidence import MAX_ENUMERATED
 from pyro_nas.importance import check_unscaled
 from pyro_nas.posterior import each_draw, evaluation_mode
-from pyro_nas.sites import Substitute, log_prob_of, sample_sites
+from pyro_nas.sites import Substitute, log_prob_of, sample_sites, support_rows
 
 Draws = dict[str, torch.Tensor]
 
@@ -94,7 +94,7 @@ class Target:
         sites = sample_sites(model, data)
         check_unscaled(sites.items())
         latent = {name: site for name, site in sites.items() if not site["is_observed"]}
-        supports = {name: rows for name, site in latent.items() if (rows := _rows(site["fn"])) is not None}
+        supports = {name: rows for name, site in latent.items() if (rows := support_rows(site["fn"])) is not None}
         if latent.keys() == supports.keys():
             raise ValueError(f"model: expected a continuous site to sample, got {list(latent)}. Enumerate them.")
         count = math.prod(len(single) ** rows for single, rows in supports.values())
@@ -191,13 +191,3 @@ def run_chain(target: Target, power: float, before: Draws, draws: int, warmup: i
     sampler.run()
     divergences = sampler.diagnostics()["divergences"]["chain 0"]
     return {name: scale[name] * z for name, z in sampler.get_samples().items()}, len(divergences)
-
-
-def _rows(law: Any) -> tuple[torch.Tensor, int] | None:
-    """Return the values of one row of a discrete law, (value, …), and its number of rows; None of others."""
-    while isinstance(law, Independent):
-        law = law.base_dist
-    if not law.has_enumerate_support:
-        return None
-    single = law.enumerate_support(expand=False)
-    return single.reshape(len(single), *law.event_shape), law.batch_shape.numel()

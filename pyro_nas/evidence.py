@@ -29,6 +29,7 @@ from pyro_nas.sites import (
     log_ratio,
     sample_sites,
     scale_of,
+    support_rows,
 )
 from pyro_nas.terms import COST, Terms, average
 
@@ -234,9 +235,7 @@ def _check_per_example(name: str, site: Any, is_exact: bool) -> None:
 
 def _support(name: str, law: Any) -> tuple[torch.Tensor, int]:
     """Return the values of one row of a discrete law, (values, …), and its number of independent rows."""
-    while hasattr(law, "base_dist"):
-        law = law.base_dist
-    if not law.has_enumerate_support:
+    rows = support_rows(law)
+    if rows is None:
         raise ValueError(f"enumerate_discrete: expected discrete sites with finite support, got {law} at {name!r}.")
-    single = law.enumerate_support(expand=False)
-    return single.reshape(len(single), *law.event_shape), law.batch_shape.numel()
+    return rows

@@ -89,6 +89,16 @@ def scale_of(name: str, ours: Any, theirs: dict[str, Any]) -> Any:
     return scales[0] if scales else ours["scale"]
 
 
+def support_rows(law: Any) -> tuple[torch.Tensor, int] | None:
+    """Return the values of one row of a discrete law, (value, …), and its number of rows; None of others."""
+    while hasattr(law, "base_dist"):
+        law = law.base_dist
+    if not law.has_enumerate_support:
+        return None
+    single = law.enumerate_support(expand=False)
+    return single.reshape(len(single), *law.event_shape), law.batch_shape.numel()
+
+
 def log_prob_of(site: Any, total: Total) -> torch.Tensor:
     """Return the scaled and masked log-probability of an observed site."""
     log_prob = site["fn"].log_prob(site["value"])
