@@ -232,7 +232,7 @@ def _checked(x: Inputs, kind: Kind, repeats: int) -> Batch:
 def _built(space: Space, batch: Batch) -> tuple[Network, dict[nn.Module, Batch]]:
     """Build the network, run every primitive once, and return what each module was called with, values left out."""
     with torch.random.fork_rng(devices=[]):  # initial weights are no draws of the caller's
-        network = Network(space).to(batch[0].device).eval()
+        network = Network(space).to(batch[0].device).eval().requires_grad_(False)  # the counter asks who needs one
     calls: dict[nn.Module, Batch] = {}
 
     def keep(module: nn.Module, inputs: Batch, output: torch.Tensor) -> None:

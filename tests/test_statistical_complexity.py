@@ -11,6 +11,7 @@ from torch.nn.functional import softplus
 from pyro_nas import Space
 from pyro_nas.enumeration import all_structures
 from pyro_nas.models import Model, guides, structures
+from pyro_nas.models.families import branches
 from pyro_nas.primitives import dense, skip, zero
 from pyro_nas.pruning import parametric_complexity
 from pyro_nas.statistical_complexity import complexities, differential_entropy, operational_complexity
@@ -142,6 +143,12 @@ def test_cells_are_unfolded_and_a_zero_is_no_edge():
     rows = [operational_complexity(space, structure, x) for structure in all_structures(space)]
     # 0 → inner → 1 and 0 → 1, then 0 → 2, 1 → 3, 2 → 3, of which the last two end in the inputs of a cell of two edges
     assert [(row["vertices"], row["edges"]) for row in rows] == [(7, 8), (7, 7)]
+
+
+def test_a_branch_that_does_not_look_at_its_input_is_counted():
+    found = [operational_complexity(branches(), {"structure": row[None]}, torch.randn(4, 11)) for row in torch.eye(3)]
+    assert [entry["parameters"] for entry in found] == [1, 2, 12]
+    assert [entry["floating_point_operations"] for entry in found] == [0, 2, 22]
 
 
 def test_the_table_has_each_complexity(small_space):
