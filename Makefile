@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: run test test-slow bench lint digits rank complexity notebooks clean
+.PHONY: run test test-slow bench lint digits rank complexity compare notebooks clean
 
 run: .venv/installed
 	$(BIN)/pyro-nas search --data digits --out $(OUT)
@@ -26,6 +26,10 @@ rank: .venv/installed
 
 complexity: .venv/installed
 	$(BIN)/python notebooks/complexity.py $(ROOT)
+
+compare: .venv/installed
+	$(BIN)/python notebooks/compare.py $(ROOT) short
+	$(BIN)/python notebooks/compare.py $(ROOT) long
 
 notebooks: .venv/installed
 	$(BIN)/python -m tests.execute_notebooks

@@ -56,9 +56,12 @@ def fit(
     Raises ValueError before the first step for a model without one learned prior and a guide without such a law.
     """
     checks.integer("every", every, low=1)
+    chosen = Options.of(options)
     prior = _learned_prior(model)
-    with Session(model, guide, train, valid, Options.of(options)) as session:
+    with Session(model, guide, train, valid, chosen) as session:
         _second_moment(prior, guide, session.train.first())  # raises for a guide without one
+        if every > chosen.epochs:
+            raise ValueError(f"every: expected at most as many as epochs, {chosen.epochs}, got {every}: h would stay.")
         second = {id(parameter) for parameter in prior.parameters()}
         first = [name for name, value in session.named.items() if id(value) not in second]
         stepper = session.stepper(first, optimizer or adam(), scheduler)

@@ -117,14 +117,23 @@ class Target:
                 "For hard structures use structures.categorical."
             ) from None
 
-    def prior_draws(self, count: int) -> Draws:
-        """Return unconstrained draws of the prior where the log-density is finite, {site: (draw, …)}."""
+    def prior_draws(self, count: int, everywhere: bool = False) -> Draws:
+        """Return unconstrained draws of the prior where the log-density is finite, {site: (draw, …)}.
+
+        With ``everywhere`` a draw where it is not raises: without those, draws are of another prior.
+        """
         found: list[Draws] = []
         for _ in range(100 * count):
             sites = sample_sites(self.model, self.data)
             values = {name: bijection.inv(sites[name]["value"].detach()) for name, bijection in self.bijections.items()}
             finite = all(bool(value.isfinite().all()) for value in values.values())
-            found += [values] if finite and bool(self.potential(1.0, values).isfinite()) else []
+            finite = finite and bool(self.potential(1.0, values).isfinite())
+            if everywhere and not finite:
+                raise ValueError(
+                    f"model: expected a likelihood above 0 all over the prior, got a draw without: {values}. "
+                    "Give the prior the support of the likelihood."
+                )
+            found += [values] if finite else []
             if len(found) == count:
                 return {name: torch.stack([one[name] for one in found]) for name in self.bijections}
         raise ValueError(f"model: expected finite log-densities at draws of the prior, got {len(found)} of {count}.")

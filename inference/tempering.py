@@ -40,13 +40,14 @@ def evidence(
     """Return log p(D) = ∫₀¹ E_t log p(D | w, Γ) dt, E_t over p(w, Γ) p(D | w, Γ)^t, by thermodynamic integration.
 
     ``ladder`` has the powers t. Each chain climbs it from draws of the prior, ``draws`` at each power, and takes start
-    and scales from the power before. Other arguments and errors as ``nuts``; priors must be normalised.
+    and scales from the power before. Other arguments and errors as ``nuts``; priors must be normalised, and the
+    likelihood above 0 at all draws of them.
     The trapezoidal rule has its second-order correction, for which dE_t/dt = Var_t. Friel, Hurn and Wyse 2014.
     """
     checks.integer("powers", powers, low=1)
     ts = ladder(powers)
     with sampling_of(model, data, draws, warmup, chains, seed) as target:
-        runs, rows, divergences = [target.prior_draws(draws) for _ in range(chains)], [], 0
+        runs, rows, divergences = [target.prior_draws(draws, everywhere=True) for _ in range(chains)], [], 0
         for power in ts.tolist():
             for chain, before in enumerate(runs):
                 if power > 0:

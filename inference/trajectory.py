@@ -70,7 +70,8 @@ def fit(
     "valid_log_likelihood", which a ``Model`` scales to its ``num_data``: means over starts. Of the path only the
     weights of the peak so far are kept.
 
-    Raises ValueError for latent structure or λ, NonFiniteLoss where the descent diverges. Maclaurin, Duvenaud and
+    Raises ValueError for latent structure or λ, and where "exact" meets an eigenvalue of β H of 1 or more,
+    NonFiniteLoss where the descent diverges. Maclaurin, Duvenaud and
     Adams 2015, "Early stopping is nonparametric variational inference".
     """
     checks.integer("steps", steps, low=1)
@@ -94,16 +95,18 @@ def fit(
     def loss(vector: torch.Tensor, batch: Pair) -> torch.Tensor:
         return -density.terms(vector, *batch)[0] / size
 
-    def advance(vector: torch.Tensor, signs: torch.Tensor, batch: Pair) -> tuple[torch.Tensor, torch.Tensor]:
+    def advance(vector: torch.Tensor, signs: torch.Tensor, batch: Pair) -> tuple[torch.Tensor, ...]:
         linearised: Any = vjp(partial(grad(loss), batch=batch), vector)
         slope, product = linearised
+        steepest = vector.new_zeros(())  # where not all of H is known
         if log_determinant == "exact":
             identity = torch.eye(len(vector)).to(vector)
-            change = torch.linalg.slogdet(identity - rate * torch.vmap(product)(identity)[0]).logabsdet
+            eigenvalues = torch.linalg.eigvalsh(rate * torch.vmap(product)(identity)[0])
+            change, steepest = _change(eigenvalues), eigenvalues.max()
         else:
             curved = rate * torch.vmap(product)(signs)[0]  # (probe, size)
             change = -(signs * curved).sum(-1).mean() - curved.square().sum(-1).mean()
-        return vector - rate * slope, change
+        return vector - rate * slope, change, steepest
 
     with density, torch.no_grad():
         vectors = torch.stack([density.draw() for _ in range(starts)])
@@ -124,9 +127,19 @@ def fit(
                 fresh = int(torch.randint(2**62, ()))
                 signs = rademacher(starts * probes, fresh)(vectors.shape[1]).to(vectors).view(starts, probes, -1)
                 batch = next(batches)
-                vectors, change = torch.vmap(lambda w, z, batch=batch: advance(w, z, batch))(vectors, signs)
+                vectors, change, steepest = torch.vmap(lambda w, z, batch=batch: advance(w, z, batch))(vectors, signs)
+                if float(steepest.max()) >= 1:
+                    raise ValueError(
+                        f"learning_rate: expected all eigenvalues of β H below 1, got {float(steepest.max()):.3g} at "
+                        f"step {step}, where the evidence is no bound. Lower learning_rate, now {rate:g}."
+                    )
                 entropy = entropy + change
         return Trajectory(records, density.unpack(vectors), density.unpack(best_vectors))
+
+
+def _change(eigenvalues: torch.Tensor) -> torch.Tensor:
+    """Return log det(I − βH), (), from the eigenvalues of βH."""
+    return torch.log1p(-eigenvalues).sum(-1)
 
 
 def _record(step: int, terms: dict[str, torch.Tensor], entropy: torch.Tensor, complexity: float) -> Record:

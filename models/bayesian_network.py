@@ -22,6 +22,8 @@ class Arrow(nn.Module):
 
     def forward(self, x):
         """(batch, nodes) → (batch, nodes)."""
+        if x.shape[-1] != len(self.column):
+            raise ValueError(f"x: expected shape (batch, {len(self.column)}), got {checks.describe(x)}.")
         return self.weight * x[:, self.parent, None] * self.column
 
 

@@ -20,7 +20,10 @@ def features(x: torch.Tensor, degree: int, basis: str = "legendre") -> torch.Ten
     "power": φ_k = x^k. "legendre": φ_k = √(2k + 1) P_k(x), orthonormal for x uniform on [−1, 1], so that the
     posterior of evenly spread data is nearly independent, and a prior scale means as much at every degree.
     """
-    order = torch.arange(degree + 1, device=x.device)
+    checks.one_of("basis", basis, BASES)
+    if x.dim() != 2 or x.shape[1] != 1:
+        raise ValueError(f"x: expected shape (data, 1), got {checks.describe(x)}. Pass x[:, None] or one column.")
+    order = torch.arange(checks.integer("degree", degree) + 1, device=x.device)
     if basis == "power":
         return x**order
     return (2 * order + 1).sqrt() * torch.special.legendre_polynomial_p(x, order)

@@ -78,6 +78,8 @@ def superposition(
     checks.integer("depth", depth, low=1)
     for name in functions:
         checks.one_of("functions", name, FUNCTIONS)
+    if not functions or len(set(functions)) < len(functions):
+        raise ValueError(f"functions: expected distinct ones, one or more, got {list(functions)}.")
     leaves = range(1, 2**depth + 1)
     edges: dict[Edge, dict[str, Factory]] = {
         (0, leaf): {name: elementary(inputs, name) for name in functions} for leaf in leaves

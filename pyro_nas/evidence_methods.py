@@ -42,8 +42,9 @@ class Problem:
     @cached_property
     def model(self) -> Any:
         """The model of these data."""
-        torch.manual_seed(self.seed)
-        return self.build(len(self.data[1]))
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            return self.build(len(self.data[1]))
 
     @cached_property
     def laplace(self) -> Any:
@@ -52,19 +53,25 @@ class Problem:
 
     @cached_property
     def restarts(self) -> list[tuple[Estimate, Any]]:
-        """The ELBO and the mean-field guide of each restart, best first."""
-        found, inference = [], self.inference
-        for restart in range(RESTARTS):
-            torch.manual_seed(self.seed + restart)
-            guide = self.models.guides.MeanField(self.model, initial_scale=0.1)
-            inference.svi.fit(
-                self.model, guide, self.data, epochs=EPOCHS, batch_size=len(self.data[1]), seed=self.seed + restart,
-                optimizer=inference.adam(0.05, betas=(0.9, 0.99)), scheduler=inference.one_cycle(0.1, pct_start=0.1),
-                local_reparameterization=True,
-            )  # fmt: skip
-            terms = evaluate(self.model, guide, self.data, draws=300)
-            found.append((Estimate(terms["evidence"], terms["standard_error"]), guide))
-        return sorted(found, key=lambda entry: -entry[0].value)
+        """The ELBO and the mean-field guide of each restart, best first; that of the best by draws of its own."""
+        inference, model, size = self.inference, self.model, len(self.data[1])
+
+        def measured(guide: Any) -> tuple[Estimate, Any]:
+            terms = evaluate(model, guide, self.data, draws=300)
+            return Estimate(terms["evidence"], terms["standard_error"]), guide
+
+        with torch.random.fork_rng():
+            found = []
+            for seed in range(self.seed, self.seed + RESTARTS):
+                torch.manual_seed(seed)
+                guide = self.models.guides.MeanField(model, initial_scale=0.1)
+                inference.svi.fit(
+                    model, guide, self.data, epochs=EPOCHS, batch_size=size, seed=seed, local_reparameterization=True,
+                    optimizer=inference.adam(0.05, betas=(0.9, 0.99)), scheduler=inference.one_cycle(0.1, pct_start=0.1)
+                )  # fmt: skip
+                found.append(measured(guide))
+            found.sort(key=lambda entry: -entry[0].value)
+            return [measured(found[0][1]), *found[1:]]  # the best of noisy values is too high
 
     @cached_property
     def weighted(self) -> WeightedDraws:
@@ -122,7 +129,8 @@ BOUNDS = ("elbo", "importance_weighted", "trajectory")  # from below
 def quadrature(problem: Problem) -> float:
     """Return log ∫ p(D, w) dw by the trapezoidal rule on a grid in the axes of Laplace's normal, up to 3 weights.
 
-    Its error falls faster than any power of the step, and here is below 1e-4 nat.
+    The grid covers ±8 standard deviations of Laplace's normal. Under a prior of scale 1 its error is below 1e-3 nat; a
+    wide prior of separable classes gives a skewed posterior, of which it cuts off 0.02 nat at scale 100.
     """
     density = problem.inference.laplace.LogDensity(problem.model, problem.data, problem.seed)
     with density, torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from pyro_nas import checks, plots, study_plots
 from pyro_nas.comparison_report import table_row
 from pyro_nas.evidence_examples import EXAMPLES
-from pyro_nas.evidence_methods import BOUNDS, METHODS, Problem, cross_validated
+from pyro_nas.evidence_methods import BOUNDS, METHODS, RESTARTS, Problem, cross_validated
 from pyro_nas.importance import Estimate, leave_one_out
 from pyro_nas.runs import RunFolder, read_json
 
@@ -54,7 +55,7 @@ def evidence_study(models: Any, inference: Any) -> Callable[..., None]:
         checks.number("scale", scale, low=0, open_low=True)
         if checks.integer("folds", folds, low=2) > size:
             raise ValueError(f"folds: expected at most size, {size}, got {folds}.")
-        checks.seed(seed)
+        checks.seed(checks.seed(seed) + RESTARTS)
         config = {"example": example, "methods": methods, "size": size, "scale": scale, "folds": folds, "seed": seed}
         family = build(models, inference, size, scale, seed)
         folder = RunFolder(out, config, resume)
@@ -62,7 +63,12 @@ def evidence_study(models: Any, inference: Any) -> Callable[..., None]:
         for name, problem in family.problems.items():
             path = folder.path / "rows" / f"{name.replace(', ', '-').replace(' ', '_')}.json"
             if not path.exists():
-                row = _row(problem, methods, folds) | {"exact": family.exact(name)}
+                try:
+                    row = _row(problem, methods, folds) | {"exact": family.exact(name)}
+                except ValueError as error:
+                    raise ValueError(
+                        f"{name}, size {size}, scale {scale:g}: {error} Or change size or scale."
+                    ) from error
                 if family.mean_field is not None:
                     row["mean_field"] = family.mean_field(name)
                 folder.write_json(f"rows/{path.name}", row)
@@ -90,9 +96,9 @@ def _row(problem: Problem, methods: Sequence[str], folds: int) -> dict[str, Any]
     return {
         "estimates": {method: estimate._asdict() for method, estimate in found.items()},
         "restarts": [estimate.value for estimate, _ in problem.restarts],
-        "pareto_k": problem.weighted.pareto_k,
+        "pareto_k": _finite(problem.weighted.pareto_k),
         "cross_validation": cross_validated(problem, folds)._asdict(),
-        "leave_one_out": left_out.total._asdict() | {"largest_pareto_k": float(left_out.pareto_k.max())},
+        "leave_one_out": left_out.total._asdict() | {"largest_pareto_k": _finite(float(left_out.pareto_k.max()))},
     }
 
 
@@ -106,7 +112,10 @@ def posterior(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, floa
 
 
 def table(rows: Mapping[str, Mapping[str, Any]], probabilities: Mapping[str, Mapping[str, float]]) -> str:
-    """Return the table as Markdown: nats, ± a standard error; a bound from below is marked by ≥."""
+    """Return the table as Markdown: nats, ± a standard error; a bound from below is marked by ≥.
+
+    Leave-one-out by importance weights is not to be trusted where Pareto's k̂ is above 0.7.
+    """
     first = next(iter(rows.values()))
     header = ["model", "exact", *(f"≥ {m}" if m in BOUNDS else m for m in first["estimates"])]
     header += ["best ELBO of a mean field"] if "mean_field" in first else []
@@ -115,10 +124,15 @@ def table(rows: Mapping[str, Mapping[str, Any]], probabilities: Mapping[str, Map
     for name, row in rows.items():
         cells = [name, f"{row['exact']:.2f}", *map(_cell, row["estimates"].values())]
         cells += [f"{row['mean_field']:.2f}"] if "mean_field" in row else []
-        loo = row["leave_one_out"]
+        loo, k = row["leave_one_out"], row["leave_one_out"]["largest_pareto_k"]
         cells += [f"{probabilities['exact'][name]:.3f}", _cell(row["cross_validation"])]
-        lines.append(table_row([*cells, f"{_cell(loo)} ({loo['largest_pareto_k']:.2f})"]))
+        lines.append(table_row([*cells, f"{_cell(loo)} ({'∞' if k is None else f'{k:.2f}'})"]))
     return "\n".join(lines) + "\n"
+
+
+def _finite(value: float) -> float | None:
+    """Return a number as JSON can hold it: None where it is infinite."""
+    return value if math.isfinite(value) else None
 
 
 def _cell(estimate: Mapping[str, float]) -> str:

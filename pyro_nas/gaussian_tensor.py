@@ -1,8 +1,9 @@
 """GaussianTensor: a normal weight known by its mean and variance, whose linear maps are drawn at their output.
 
 For w ~ N(m, σ²) the output of a linear map is normal, with mean x·m and variance x²·σ²; drawing that gives gradients
-of lower variance, because each datum has noise of its own (Kingma, Salimans and Welling 2015). Every other use of such
-a weight draws it.
+of lower variance, because each datum has noise of its own (Kingma, Salimans and Welling 2015). Positions of a
+convolution's output have noise of their own too: each has the right mean and variance, but what positions share by
+sharing the weight is left out (Molchanov, Ashukha and Vetrov 2017). Every other use of such a weight draws it.
 """
 
 from __future__ import annotations

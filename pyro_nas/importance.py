@@ -166,7 +166,7 @@ def leave_one_out(weighted: WeightedDraws) -> LeaveOneOut:
     p(y_i | x_i, D without i) = Σ w_s p(y_i | x_i, w_s), with w_s ∝ p(D, w_s) / q(w_s) / p(y_i | x_i, w_s),
     Pareto-smoothed. Magnusson, Andersen, Jonasson and Vehtari 2019.
 
-    Raises ValueError where the model's likelihood has no term for each datum.
+    Raises ValueError where the model's likelihood has no term for each datum, or is 0 at one.
     """
     if weighted.log_likelihoods is None:
         raise ValueError(
@@ -174,7 +174,13 @@ def leave_one_out(weighted: WeightedDraws) -> LeaveOneOut:
             "alone. Observe y within pyro.plate, with one log-probability a datum."
         )
     terms = weighted.log_likelihoods.T  # (data, draw)
-    log_weights, k = smooth(weighted.log_weights - terms)
+    without = weighted.log_weights - terms
+    if bool(without.isnan().any()):
+        raise ValueError(
+            "weighted: expected draws with p(y_i | x_i, w) above 0 at each datum, got some with 0, which say nothing "
+            "of the data without it. Fit a guide whose draws all have a density under the model."
+        )
+    log_weights, k = smooth(without)
     return LeaveOneOut((log_weights + terms).logsumexp(-1), k)
 
 

@@ -101,6 +101,8 @@ def plot_points(across: Mapping[str, Sequence[float]], up: Mapping[str, Sequence
 def plot_evidence(rows: Mapping[str, Mapping[str, Any]], probabilities: Mapping[str, Mapping[str, float]]) -> Figure:
     """Draw log evidence and cross-validation of every model, and the posterior over models: exact and by each method.
 
+    Crosses mark leave-one-out estimates that are not to be trusted, those of Pareto's k̂ above 0.7.
+
     ``rows`` and ``probabilities``: "models" and "posterior" of a summary of ``pyro-nas evidence``.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
@@ -115,6 +117,12 @@ def plot_evidence(rows: Mapping[str, Mapping[str, Any]], probabilities: Mapping[
         {"cross_validation": "cross-validation", "leave_one_out": "leave-one-out"}.items()
     ):
         left.plot(places, [row[key]["value"] for row in rows.values()], ("--", ":")[index], color="grey", label=label)
+    doubtful = [
+        place for place, row in enumerate(rows.values()) if (row["leave_one_out"]["largest_pareto_k"] or 1) > 0.7
+    ]
+    if doubtful:
+        values = [row["leave_one_out"]["value"] for row in rows.values()]
+        left.plot(doubtful, [values[place] for place in doubtful], "x", color="grey", label="the same, k̂ > 0.7")
     left.set_ylabel("nats")
     left.legend(frameon=False, fontsize=8)
     width = 0.8 / len(probabilities)

@@ -107,5 +107,7 @@ def test_arrows_are_a_matrix_of_parents_and_children():
     assert matrix.tolist() == [[[0.0, 1.0, 2.0], [0.0, 0.0, 3.0], [0.0, 0.0, 0.0]]]
     with pytest.raises(ValueError, match="nodes: expected an integer of at least 2"):
         bayesian_network(1)
+    with pytest.raises(ValueError, match=r"x: expected shape \(batch, 5\)"):
+        build(structures.bernoulli())(torch.zeros(3, 4))
     with pytest.raises(ValueError, match=r"gamma: expected shape .*number of arrows.*got .*\(1, 4\)"):
         arrows(torch.zeros(1, 4))

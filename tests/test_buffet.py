@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
 from torch.distributions import Poisson
 
-from pyro_nas import Evidence, Space, Terms, choice_probabilities, draw, predict
+from pyro_nas import Evidence, Space, choice_probabilities, draw, predict
 from pyro_nas.evidence import evaluate
 from pyro_nas.inference import adam, one_cycle, svi
 from pyro_nas.models import Model, buffet, guides, likelihoods
@@ -227,15 +227,9 @@ class WithoutSticks(buffet.BuffetNetwork):
         return 0 * super().prior_logits(sticks)
 
 
-@pytest.mark.parametrize("wrong", ["sign of the divergence", "no sticks"])
-def test_wrong_fits_miss_the_planted_width(planted, wrong, monkeypatch):
-    if wrong == "sign of the divergence":
-        monkeypatch.setattr(Terms, "evidence", property(lambda t: t.log_likelihood + sum(t.penalty.values())))
-    model, guide = build(network=WithoutSticks if wrong == "no sticks" else buffet.BuffetNetwork)
-    try:
-        fit(model, guide, planted[0], structure_per_example=True)
-    except FloatingPointError:
-        return
+def test_a_fit_without_sticks_misses_the_planted_width(planted):
+    model, guide = build(network=WithoutSticks)
+    fit(model, guide, planted[0], structure_per_example=True)
     with pytest.raises(AssertionError):
         finds_the_planted_width(guide)
 

@@ -117,3 +117,5 @@ def test_bad_input_is_named(case):
     arguments, message = BAD[case]
     with pytest.raises(ValueError, match=message):
         LinearRegression(*arguments)
+    with pytest.raises(ValueError, match=r"design: expected shape \(new, 2\)"):
+        LinearRegression(torch.ones(3, 2), torch.ones(3), 1.0).predictive(torch.ones(4, 3))

@@ -247,7 +247,9 @@ def test_model_and_guide_by_hand(correlated):
 
 def test_the_first_level_leaves_the_scales_alone(correlated):
     model = linear(correlated[0], scale=0.9)
-    empirical_bayes.fit(model, guides.MeanField(model), correlated, epochs=3, every=4)
+    stops = [lambda record: record["epoch"] == 2]
+    records = empirical_bayes.fit(model, guides.MeanField(model), correlated, epochs=4, every=4, callbacks=stops)
+    assert len(records) == 3
     assert model.weights.log_scale.exp().item() == pytest.approx(0.9)
     empirical_bayes.fit(model, guides.MeanField(model), correlated, epochs=4, every=4)
     assert model.weights.log_scale.exp().item() != pytest.approx(0.9, rel=0.05)
@@ -289,6 +291,10 @@ BAD = {
     "point mass": (lambda: fit(linear(torch.ones(4, 2)), guides.PointMass), "guide: expected a law of the weights"),
     "autoguide": (lambda: fit(linear(torch.ones(4, 2)), AutoNormal), "guide: expected a law of the weights"),
     "every": (lambda: fit(linear(torch.ones(4, 2)), guides.MeanField, every=0), "every: expected an integer"),
+    "every above epochs": (
+        lambda: fit(linear(torch.ones(4, 2)), guides.MeanField, every=4),
+        "every: expected at most as many",
+    ),
 }
 
 

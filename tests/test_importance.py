@@ -356,6 +356,10 @@ def test_errors_say_what_to_do(regression, exact, coupled):
         weigh(model, lambda x, y: None, regression)
     with pytest.raises(ValueError, match="draws: expected an integer of at least 2"):
         weigh(model, guide, regression, draws=1)
+    impossible = torch.zeros(4, N)
+    impossible[0, 2] = -torch.inf
+    with pytest.raises(ValueError, match=r"weighted: expected draws with p\(y_i"):
+        leave_one_out(importance.WeightedDraws({}, impossible.sum(1), impossible))
     with pytest.raises(TypeError, match="guide: expected a Pyro guide"):
         weigh(model, None, regression)
     with pytest.raises(ValueError, match="y: expected shape"):

@@ -62,6 +62,17 @@ def test_the_model_computes_the_polynomial(data):
     assert polynomials().choices()["structure"].shape == (1, 9)
 
 
+def test_bad_input_is_named():
+    for call, message in (
+        (lambda: features(torch.rand(4, 2), 1), r"x: expected shape \(data, 1\)"),
+        (lambda: features(torch.rand(4), 1), r"x: expected shape \(data, 1\)"),
+        (lambda: features(torch.rand(4, 1), 2, "pwoer"), "basis: expected one of .*Did you mean 'power'"),
+        (lambda: features(torch.rand(4, 1), -1), "degree: expected an integer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
 def test_the_family_is_written_and_read(tmp_path):
     write_space(polynomials([0, 2], "power"), tmp_path / "space.json")
     assert read_space(tmp_path / "space.json") == polynomials([0, 2], "power")

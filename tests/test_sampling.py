@@ -174,6 +174,20 @@ def test_wrong_tempering_misses_the_evidence(tempered, line, vague, monkeypatch)
         check_terms(found(), line, WIDE, tempered.standard_error)
 
 
+def test_a_likelihood_that_is_zero_on_part_of_the_prior_is_refused():
+    """The path would start at the prior where the likelihood is not zero, and miss the share of the rest."""
+
+    def model(x, y):
+        width = pyro.sample("width", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Uniform(0.0, width, validate_args=False), obs=y)
+
+    data = (torch.zeros(2, 1), torch.tensor([0.9, 1.0]))
+    with pytest.raises(ValueError, match="model: expected a likelihood above 0 all over the prior"):
+        tempering.evidence(model, data, powers=2, draws=10, warmup=5, chains=1)
+    assert sampling.nuts(model, data, draws=10, warmup=5, chains=1).draws["width"].min() > 1.0  # a posterior it has
+
+
 def test_tempered_evidence_sums_over_structures():
     """One of two columns, no weight but a bias: log Σ p(Γ) p(D | Γ), each in closed form."""
     x = torch.randn(8, 2)

@@ -67,6 +67,8 @@ def test_deeper_trees_and_several_inputs():
     ):
         with pytest.raises(ValueError, match=message):
             superposition(**wrong)
+    with pytest.raises(ValueError, match="functions: expected distinct ones"):
+        superposition(functions=("sin", "sin"))
     with pytest.raises(ValueError, match=r"functions: expected one of .*Did you mean 'sin'"):
         superposition(functions=("sine",))
 
