@@ -14,6 +14,8 @@ from pyro_nas.space import Factory, Space
 class Arrow(nn.Module):
     """x ↦ w x_parent in the column of the child, zero in all others."""
 
+    column: torch.Tensor
+
     def __init__(self, parent: int, child: int, nodes: int):
         super().__init__()
         self.parent = parent

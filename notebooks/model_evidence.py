@@ -56,8 +56,8 @@ warnings.filterwarnings("ignore", message="`torch.jit.script`")  # of laplace-to
 # %% [markdown]
 # ## Polynomials, degree 0 to 8
 # Forty data of a polynomial of degree 3 with noise 0.3. The command prints five ways to log p(D) beside the exact
-# value, the posterior over degrees, and cross-validation. Leave-one-out by importance weights is not to be trusted where
-# Pareto's k̂ is above 0.7, crosses in the picture: refit there, as cross-validation does.
+# value, the posterior over degrees, and cross-validation. Leave-one-out by importance weights is not to be trusted
+# where Pareto's k̂ is above 0.7, crosses in the picture: there cross-validation, which refits, is the one to read.
 
 
 # %%
@@ -144,7 +144,8 @@ panels[0].set_ylabel("nats")
 # %% [markdown]
 # ## Two levels: hyperparameters by maximum evidence
 # First level: q(w) given the prior scales h. Second: h at the maximum of the evidence given q(w). One scale for all
-# weights of a polynomial of degree 8, or one a weight (relevance determination): the scales of most of what is not needed get small.
+# weights of a polynomial of degree 8, or one a weight (relevance determination): most of those that are not needed get
+# small, and the evidence is higher for it.
 
 # %%
 OPTIONS = {"batch_size": 40, "optimizer": adam(0.05, betas=(0.9, 0.99)), "local_reparameterization": True}

@@ -240,9 +240,9 @@ print("p(degree 1, 2 | D)", [round(p, 3) for p in torch.tensor(logs).softmax(0).
 
 # %% [markdown]
 # ## A Bayesian network whose parents are structure
-# Five nodes in a known order, every arrow on or off: structure in the cube, 500 rows of data. The exact probabilities are
-# by enumeration of parent sets, one node at a time. The most probable network is right in both; a relaxed q(γ) gives
-# arrows that are not there more than they have.
+# Five nodes in a known order, every arrow on or off: structure in the cube, 500 rows of data. The exact probabilities
+# are by enumeration of parent sets, one node at a time. The most probable network is right in both; a relaxed q(γ)
+# gives arrows that are not there more than they have.
 
 # %%
 planted = {(0, 1): 0.8, (0, 2): -0.6, (1, 3): 0.7, (2, 3): 0.5, (3, 4): -0.8}

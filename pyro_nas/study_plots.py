@@ -117,9 +117,8 @@ def plot_evidence(rows: Mapping[str, Mapping[str, Any]], probabilities: Mapping[
         {"cross_validation": "cross-validation", "leave_one_out": "leave-one-out"}.items()
     ):
         left.plot(places, [row[key]["value"] for row in rows.values()], ("--", ":")[index], color="grey", label=label)
-    doubtful = [
-        place for place, row in enumerate(rows.values()) if (row["leave_one_out"]["largest_pareto_k"] or 1) > 0.7
-    ]
+    largest = [row["leave_one_out"]["largest_pareto_k"] for row in rows.values()]
+    doubtful = [place for place, k in enumerate(largest) if k is None or k > 0.7]
     if doubtful:
         values = [row["leave_one_out"]["value"] for row in rows.values()]
         left.plot(doubtful, [values[place] for place in doubtful], "x", color="grey", label="the same, k̂ > 0.7")
