@@ -213,6 +213,7 @@ parts = [(part[order[:40]], part[order[40:]]) for part in (whole[0], whole[1][:,
     [(p - train.mean(0)) / train.std(0) for p in (train, held)] for train, held in parts
 ]
 network = Space({(0, 1): {"tanh": dense(10, 10, "tanh")}, (1, 2): {"readout": dense(10, 1)}})
+torch.manual_seed(0)
 model = Model(
     network, num_data=40, weights=priors.normal(priors.fan_in()), likelihood=likelihoods.gaussian(0.5, learn=False)
 )
@@ -246,13 +247,12 @@ a = torch.linspace(1, 3, 20)
 a = torch.cat([-a.flip(0), a])[:, None]
 sine = a, torch.sin(1.5 * a) + 0.1 * torch.randn(40, 1, generator=generator)
 small = Space({(0, 1): {"hidden": dense(1, 10, "tanh")}, (1, 2): {"readout": dense(10, 1)}})
-model = Model(
-    small, num_data=40, weights=priors.normal(priors.fan_in()), likelihood=likelihoods.gaussian(0.1, learn=False)
-)
+narrow = likelihoods.gaussian(0.1, learn=False)
 restarts = []
 for seed in range(3):
     torch.manual_seed(seed)
-    guide = guides.MeanField(model)
+    model = Model(small, num_data=40, weights=priors.normal(priors.fan_in()), likelihood=narrow)
+    guide = guides.MeanField(model)  # starts where the model's network does
     svi.fit(
         model, guide, sine, epochs=1500, batch_size=40, local_reparameterization=True, optimizer=adam(0.02),
         scheduler=one_cycle(0.03, pct_start=0.1), seed=seed,

@@ -54,16 +54,17 @@ class Problem:
     @cached_property
     def restarts(self) -> list[tuple[Estimate, Any]]:
         """The ELBO and the mean-field guide of each restart, best first; that of the best by draws of its own."""
-        inference, model, size = self.inference, self.model, len(self.data[1])
+        inference, size = self.inference, len(self.data[1])
 
         def measured(guide: Any) -> tuple[Estimate, Any]:
-            terms = evaluate(model, guide, self.data, draws=300)
+            terms = evaluate(guide.model, guide, self.data, draws=300)
             return Estimate(terms["evidence"], terms["standard_error"]), guide
 
         with torch.random.fork_rng():
             found = []
             for seed in range(self.seed, self.seed + RESTARTS):
                 torch.manual_seed(seed)
+                model = self.build(size)  # a guide starts where its model's network does
                 guide = self.models.guides.MeanField(model, initial_scale=0.1)
                 inference.svi.fit(
                     model, guide, self.data, epochs=EPOCHS, batch_size=size, seed=seed, local_reparameterization=True,
