@@ -18,7 +18,7 @@ from pyro_nas.evidence import evaluate
 from pyro_nas.importance import Estimate, WeightedDraws, weigh
 from pyro_nas.posterior import draw
 
-RESTARTS, EPOCHS, DRAWS, PARTICLES = 3, 300, 3000, 100
+RESTARTS, EPOCHS, DRAWS, PARTICLES = 3, 300, 2000, 100
 STEPS, STARTS = 300, 20  # of gradient descent
 HALF_WIDTH = 8.0  # standard deviations from the mode to the edge of the grid
 POINTS = {1: 801, 2: 161, 3: 57}  # of the grid along each axis, by dimension
