@@ -43,10 +43,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 def reaction(setting: Setting, row: Row) -> dict[str, Any]:
-    """Return, at 13 values of λ, the terms of 𝔏 under the hypernetwork, means of eight passes over the data.
-
-    "slope" is d𝔏/dλ, which at an optimum is −KL: the central difference over the neighbouring values, in log λ.
-    """
+    """Return, at 13 values of λ, the terms of 𝔏 under the hypernetwork, means of eight passes over the data."""
     assert row.hypernet is not None
     result: dict[str, Any] = {}
     for complexity in GRID:
@@ -54,10 +51,21 @@ def reaction(setting: Setting, row: Row) -> dict[str, Any]:
         torch.manual_seed(setting.seed)
         with LocalReparameterization():
             result[str(complexity)] = evaluate(model, row.hypernet.fixed(complexity, model), setting.batches(), PASSES)
-    for before, at, after in zip(GRID, GRID[1:], GRID[2:], strict=False):
-        rise = result[str(after)]["evidence"] - result[str(before)]["evidence"]
-        result[str(at)]["slope"] = rise / (at * math.log(after / before))
     return result
+
+
+def slope_ratios(reacted: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return, around each inner λ of a reaction, the fall of 𝔏 over the neighbours ÷ ∫ KL dλ: 1 where d𝔏/dλ = −KL.
+
+    The integral is by Simpson's rule in log λ, so that the values of λ need not be close; they are evenly spaced there.
+    """
+    ratios = {}
+    for names in zip(reacted, list(reacted)[1:], list(reacted)[2:], strict=False):
+        first, last = reacted[names[0]], reacted[names[2]]
+        heights = [float(name) * (reacted[name]["kl_weights"] + reacted[name]["kl_structure"]) for name in names]
+        integral = math.log(float(names[2]) / float(names[0])) * (heights[0] + 4 * heights[1] + heights[2]) / 6
+        ratios[names[1]] = (first["evidence"] - last["evidence"]) / integral
+    return ratios
 
 
 def summarise(runs: Runs, rows: Sequence[str]) -> dict[str, Any]:

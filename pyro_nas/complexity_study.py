@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_nas import checks, plots, study_plots
-from pyro_nas.complexity_report import GRID, largest_gap, reaction, summarise, tables
+from pyro_nas.complexity_report import GRID, largest_gap, reaction, slope_ratios, summarise, tables
 from pyro_nas.complexity_rows import COMPLEXITIES, ROWS, STARTS, Row, Setting, measure, options, race, train
 from pyro_nas.data import load
 from pyro_nas.runs import RunFolder, read_json
@@ -108,10 +108,12 @@ def study(models: Any, inference: Any) -> Callable[..., None]:
         summary = summarise(found, rows)
         gaps = {name: largest_gap(summary, name) for name in rows if name != "direct"}
         text = tables(summary, published=protocol == "paper" and data == "mnist")
+        reactions = {name: [run[name]["reaction"] for run in found] for name in rows if "reaction" in found[0][name]}
         folder.write_json(
             "summary.json",
             {"command": "pyro-nas complexity", "config": kept, "rows": summary, "largest_gap": gaps,
-             "reaction": {n: [run[n]["reaction"] for run in found] for n in rows if "reaction" in found[0][n]},
+             "reaction": reactions,
+             "slope_ratios": {name: [slope_ratios(one) for one in reacted] for name, reacted in reactions.items()},
              **({"race": found[0]["spline"]["race"]} if speed else {})},
         )  # fmt: skip
         folder.write_text("tables.md", text)

@@ -1,12 +1,13 @@
 """The complexity study from the command line: its files, resuming, and how a trained hypernetwork reacts to λ."""
 
 import json
+from pathlib import Path
 
 import matplotlib.image
 import pytest
 
 from pyro_nas.__main__ import main
-from pyro_nas.complexity_report import PUBLISHED, summarise, tables
+from pyro_nas.complexity_report import GRID, PUBLISHED, slope_ratios, summarise, tables
 from pyro_nas.complexity_rows import COMPLEXITIES, ROWS
 
 SMALL = ["complexity", "--epochs", "3", "--hypernet_epochs", "3", "--hidden", "6", "--draws", "2", "--runs", "2"]
@@ -68,3 +69,33 @@ def test_published_numbers_stand_in_brackets():
     assert "[7458976000]" in tables(summary, published=True)
     assert "[" not in tables(summary, published=False)
     assert set(PUBLISHED) == set(ROWS["paper"])
+
+
+def check_slopes(factor, power=-0.7):
+    """Of KL = λ^power and the 𝔏 whose slope is −KL, the former times a factor."""
+    reacted = {
+        str(at): {"evidence": -(at ** (power + 1)) / (power + 1), "kl_weights": factor * at**power, "kl_structure": 0.0}
+        for at in GRID
+    }
+    ratios = slope_ratios(reacted)
+    assert list(ratios) == [str(at) for at in GRID[1:-1]]
+    assert all(abs(ratio - 1) < 1e-3 for ratio in ratios.values())
+
+
+def test_slopes_are_minus_the_divergence():
+    check_slopes(1.0)
+    check_slopes(1.0, power=-1.5)
+    with pytest.raises(AssertionError):
+        check_slopes(1.05)
+
+
+def test_the_stored_hypernetworks_react_to_the_complexity():
+    """KL and E log p(y | x, w) fall with λ in every run, and d𝔏/dλ is −KL within a tenth."""
+    stored = json.loads((Path(__file__).parent.parent / "notebooks" / "complexity_best.json").read_text())
+    assert len(stored["reaction"]["spline"]) == 5
+    for reacted, ratios in zip(stored["reaction"]["spline"], stored["slope_ratios"]["spline"], strict=True):
+        for term in ("kl_weights", "log_likelihood"):
+            values = [entry[term] for entry in reacted.values()]
+            assert values == sorted(values, reverse=True)
+        assert len(ratios) == 11
+        assert all(abs(ratio - 1) < 0.1 for ratio in ratios.values())
