@@ -5,8 +5,11 @@ potential written by hand, with the readout integrated out: chains in all 31 wei
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import MCMC, NUTS
@@ -15,7 +18,7 @@ from pyro.poutine import condition, trace
 
 from pyro_nas import Space, draw
 from pyro_nas.conjugate import LinearRegression
-from pyro_nas.inference import adam, one_cycle, svi
+from pyro_nas.inference import adam, one_cycle, sampling, svi
 from pyro_nas.models import Model, guides, likelihoods, priors
 from pyro_nas.posterior import each_draw
 from pyro_nas.primitives import dense
@@ -65,8 +68,13 @@ def gold_chain(seed, draws=DRAWS, warmup=WARMUP, noise=NOISE):
     start = {"z": torch.randn(2 * UNITS, dtype=torch.double)}
     sampler = MCMC(kernel, num_samples=draws, warmup_steps=warmup, initial_params=start, disable_progbar=True)
     sampler.run()
+    return given_hidden(sampler.get_samples()["z"], x, y, noise)
+
+
+def given_hidden(draws, x, y, noise):
+    """Return mean and variance of f on the grid given each draw of the hidden layer, (draw, point) each."""
     means, variances = [], []
-    for z in sampler.get_samples()["z"]:
+    for z in draws:
         factor, product = readout(z, x, y, noise)
         grid = hidden(GRID.double(), z)
         means.append((grid @ torch.cholesky_solve(product, factor))[:, 0])
@@ -134,10 +142,35 @@ def test_the_gold_is_of_the_model():
     assert spread_of_marginal(0.3) > 10
 
 
+def collapsed(x, y, noise=NOISE):
+    """The network as a Pyro model of its hidden layer alone: y ~ N(0, s²I + HHᵀ), the readout integrated out."""
+    z = pyro.sample("z", dist.Normal(x.new_zeros(2 * UNITS), 1.0).to_event(1))
+    layer = hidden(x, z)
+    law = dist.MultivariateNormal(x.new_zeros(len(x)), noise**2 * torch.eye(len(x)).to(x) + layer @ layer.T)
+    pyro.sample("y", law, obs=y[:, 0])
+
+
+def spread_of_collapsed(noise):
+    """Return the sd over z of log p(y, z) by Pyro's model and by hand."""
+    x, y = (part.double() for part in made_up_data())
+    values = [
+        trace(condition(collapsed, data={"z": z})).get_trace(x, y, noise).log_prob_sum() + potential(z, x, y)
+        for z in torch.randn(20, 2 * UNITS, dtype=torch.double)
+    ]
+    return torch.stack(values).std()
+
+
+def test_the_collapsed_model_is_the_gold_s():
+    assert spread_of_collapsed(NOISE) < 1e-6
+    assert spread_of_collapsed(0.3) > 10
+
+
 def check_against(gold, noise):
-    """Hold a short chain to the gold, means and sds within 4.5 standard errors at every point."""
-    mean, variance = (part[None] for part in gold_chain(CHAINS, draws=250, warmup=250, noise=noise))
-    found = moments(mean, variance)
+    """Hold a short run of ours to the gold, means and sds within 4.5 standard errors at every point."""
+    x, y = (part.double() for part in made_up_data())
+    runs = sampling.nuts(partial(collapsed, noise=noise), (x, y), draws=80, warmup=60, chains=2, seed=CHAINS)
+    chains = [given_hidden(chain["z"], x, y, noise) for chain in runs.chains]
+    found = moments(*(torch.stack(part) for part in zip(*chains, strict=True)))
     for name in ("mean", "sd"):
         error = (found[f"{name}_error"].square() + gold[f"{name}_error"].square()).sqrt()
         assert ((found[name] - gold[name]).abs() < 4.5 * error).all(), name
