@@ -24,7 +24,7 @@ from pyro_nas.arviz_export import az
 from pyro_nas.data import Pair, check_pair
 from pyro_nas.enumeration import Vertex, key_of_structure
 from pyro_nas.posterior import evaluation_mode
-from pyro_nas.sites import Substitute, check_sites, is_structure, log_prob_of, sample_sites
+from pyro_nas.sites import Substitute, check_sites, innermost, is_structure, log_prob_of, sample_sites
 
 
 class Estimate(NamedTuple):
@@ -123,7 +123,7 @@ def weigh(
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.random.fork_rng())
         torch.manual_seed(checks.seed(seed))
-        laws = {name: _innermost(site["fn"]) for name, site in sample_sites(guide, (x, y)).items()}
+        laws = {name: innermost(site["fn"]) for name, site in sample_sites(guide, (x, y)).items()}
         runs = [_run(model, guide, (x, y))]
         stack.enter_context(pyro.validation_enabled(False))  # one pass will do
         runs += [_run(model, guide, (x, y)) for _ in range(draws - 1)]
@@ -236,12 +236,6 @@ def _run(model: Any, guide: Any, data: Pair) -> tuple[dict[str, torch.Tensor], t
     log_q = [log_prob_of(site, torch.sum).double() for site in drawn.values()]
     values = {name: site["value"] for name, site in drawn.items() if not site["infer"].get("is_auxiliary")}
     return values, torch.stack(log_p).sum() - sum(log_q), pointwise_log_likelihood(theirs, len(data[1]))
-
-
-def _innermost(law: Any) -> Any:
-    while hasattr(law, "base_dist"):
-        law = law.base_dist
-    return law
 
 
 def _log_mean(values: torch.Tensor) -> torch.Tensor:

@@ -89,10 +89,16 @@ def scale_of(name: str, ours: Any, theirs: dict[str, Any]) -> Any:
     return scales[0] if scales else ours["scale"]
 
 
-def support_rows(law: Any) -> tuple[torch.Tensor, int] | None:
-    """Return the values of one row of a discrete law, (value, …), and its number of rows; None of others."""
+def innermost(law: Any) -> Any:
+    """Return the law within all wrappers, such as Independent."""
     while hasattr(law, "base_dist"):
         law = law.base_dist
+    return law
+
+
+def support_rows(law: Any) -> tuple[torch.Tensor, int] | None:
+    """Return the values of one row of a discrete law, (value, …), and its number of rows; None of others."""
+    law = innermost(law)
     if not law.has_enumerate_support:
         return None
     single = law.enumerate_support(expand=False)
