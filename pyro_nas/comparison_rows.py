@@ -14,16 +14,18 @@ from pyro_nas import augmentation as augmentations
 from pyro_nas.comparison_methods import INITIAL_SCALE, METHODS, discretised
 from pyro_nas.comparison_task import Found, Task
 from pyro_nas.costs import total_cost
-from pyro_nas.derivation import derive
+from pyro_nas.derivation import derive, with_optional_edges
 from pyro_nas.metrics import classification_metrics
 from pyro_nas.posterior import by_edge, draw, edge_entropies, hard_choices, mean_draw, predict
 from pyro_nas.robustness import robustness_curves
 from pyro_nas.space import Space
 
-POSTERIOR = "vardarts"  # the method whose retrained network keeps a posterior of its weights
+POSTERIOR = "vardarts"  # the method whose retrained network keeps a posterior of its weights and of its edges
 DRAWS = 10
 ATTACKED = 2000  # test images that robustness is measured on
 LATENCY_BATCH = 64
+CERTAIN = 1 - 1e-6
+EDGE_TEMPERATURE = 0.05  # of the presence of edges: near 0 or 1
 FRACTIONS = (0.0, 0.1, 0.3, 0.5)
 
 
@@ -33,7 +35,8 @@ class Size:
 
     ``images``: the budget of a search, ``children``: the networks that random search trains with it. ``searched`` and
     ``retrained`` make the space from (inputs, outputs); both have the same sites, the latter is the larger.
-    ``retrain_lr``: the highest learning rate, ``shifted``: pixels that a training image moves.
+    ``retrain_lr``: the highest learning rate, ``shifted``: pixels that a training image moves. ``presence``: the
+    probability of each edge into a sum, in the cells of a network that is retrained with a posterior.
     """
 
     images: int
@@ -45,6 +48,7 @@ class Size:
     retrain_lr: float = 0.005
     shifted: int = 2
     mirrored: bool = True
+    presence: float = 0.8
 
 
 def row(task: Task, size: Size, method: str, discretise: str = "argmax") -> dict[str, Any]:
@@ -66,8 +70,11 @@ def retrained(
     model, guide, seconds = retrain(task, size, architecture, posterior, epochs)
     x, y = task.split.test
     sample = x[:LATENCY_BATCH].to(task.device)
-    point = mean_draw(guide)
-    ways = {"point": point, **({"posterior": draw(guide, num_samples=DRAWS)} if posterior else {})}
+    ways = {"point": mean_draw(guide)}
+    if posterior:
+        ways["posterior"] = draw(guide, num_samples=DRAWS)
+        whole = {site: ways["point"][site].expand(DRAWS, -1, -1) for site in model.choices}
+        ways["weights"] = {**ways["posterior"], **whole}
     named = any(child.name for _, child in architecture.children())
     fractions = FRACTIONS if named else ()  # without a cell there are no edges to delete
     attacked = (x[:ATTACKED].to(task.device), y[:ATTACKED].to(task.device))
@@ -91,18 +98,43 @@ def retrained(
 def retrain(
     task: Task, size: Size, architecture: Space, posterior: bool, epochs: int
 ) -> tuple[nn.Module, nn.Module, float]:
-    """Fit a network with nothing left to choose to all known data, augmented; return the pair and the seconds."""
+    """Fit a network with nothing left to choose to all known data, augmented; return the pair and the seconds.
+
+    With a posterior, weights are Normal, and each example sees its own cells, in which edges are present at random, by
+    prior and posterior alike.
+    """
     known, guides, inference = task.split.known, task.models.guides, task.inference
     full = replace(task, lr=size.retrain_lr, split=replace(task.split, train=known))
-    model = full.model(space=architecture, complexity=task.posterior_complexity if posterior else task.complexity)
-    guide = guides.MeanField(model, INITIAL_SCALE) if posterior else guides.PointWeights(model)
+    if posterior:
+        architecture = with_optional_edges(architecture)
+        edges = task.models.structures.relaxed_bernoulli(EDGE_TEMPERATURE, _presence(architecture, size.presence))
+        model = full.model(edges, architecture, task.posterior_complexity)
+        guide = guides.MeanField(model, INITIAL_SCALE)
+        guide.structure.requires_grad_(False)
+    else:
+        model = full.model(space=architecture)
+        guide = guides.PointWeights(model)
     guide.to(task.device)
     parts = [augmentations.shift(size.shifted, fill=float(known[0].min()))] if size.shifted else []
     parts += [augmentations.mirror()] if size.mirrored else []
-    options = {**full.fit_options(epochs), "augmentation": augmentations.compose(*parts)}
+    options = {
+        **full.fit_options(epochs),
+        "augmentation": augmentations.compose(*parts),
+        "structure_per_example": posterior,
+    }
     start = time.perf_counter()
     inference.svi.fit(model, guide, known, **options)
     return model, guide, time.perf_counter() - start
+
+
+def _presence(space: Space, probability: float) -> dict[str, torch.Tensor]:
+    """Return the probability of each edge of the cells, (edge, 1); edges that only collect are as good as certain."""
+    table = {}
+    for _, cell in space.children():
+        for choices in cell.own_choices():
+            collect = [cell.aggregations.get(vertex) == "concatenation" for _, vertex in choices.edges]
+            table[choices.site] = torch.tensor([[CERTAIN if only else probability] for only in collect])
+    return table
 
 
 def _described(task: Task, found: Found) -> dict[str, Any]:

@@ -114,6 +114,19 @@ def _derived_factory(factory: Any, kept: Mapping[tuple[str, Edge], list[str]]) -
     return _derived(factory, kept) if isinstance(factory, Space) else factory
 
 
+def with_optional_edges(space: Space) -> Space:
+    """Return a space in whose cells each edge may be absent: on the cube, γ of shape (edge, 1), 1 for a present edge.
+
+    Cells are the aggregations that are spaces; those of one name share their γ. For a derived space, whose edges have
+    one primitive each, a Bernoulli structure, relaxed or not, is the random presence of its edges (drop path: Larsson
+    et al. 2017, arXiv:1605.07648, §3; scheduled: Zoph et al. 2018, arXiv:1707.07012).
+    """
+    cells = {v: replace(cell, restriction="cube") for v, cell in space.aggregations.items() if isinstance(cell, Space)}
+    if not cells:
+        raise ValueError(f"space: expected a cell among the aggregations, got {dict(space.aggregations)}.")
+    return replace(space, aggregations={**space.aggregations, **cells})
+
+
 def parallel(primitives: Mapping[str, Factory]) -> Space:
     """Return a space that runs all these primitives on one input and sums what they give."""
     last = len(primitives) + 1

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,11 +17,12 @@ from pyro_nas import inference, models
 from pyro_nas.__main__ import main
 from pyro_nas.comparison_methods import METHODS, discretised, hard, score_of
 from pyro_nas.comparison_report import collapse, summarise
-from pyro_nas.comparison_rows import Size
+from pyro_nas.comparison_rows import Size, retrain
 from pyro_nas.comparison_task import Count, Task
 from pyro_nas.data import load
+from pyro_nas.derivation import derive
 from pyro_nas.enumeration import random_structure
-from pyro_nas.posterior import mean_draw, predict
+from pyro_nas.posterior import draw, mean_draw, predict
 
 NAMES = ("skip", "convolution 1", "max pool")
 
@@ -59,6 +61,7 @@ def test_every_method_writes_its_row_and_the_tables(small, tmp_path, capsys):
         assert 0 <= row["test"]["point"]["accuracy"] <= 1
         assert row["retrain"]["images"] >= 1437
         assert row["cost"]["parameters"] > 0 < row["cost"]["latency"]
+        assert set(row["test"]) == ({"point", "posterior", "weights"} if name == "vardarts" else {"point"})
         if name != "plain":
             most = 10_000 if name == "single_path" else 1500  # which scores a few structures however small the budget
             assert abs(row["search"]["images"] - 3000) < most, name
@@ -151,6 +154,22 @@ def test_structures_are_scored_with_statistics_of_their_own():
     assert scores != [float((found == y).double().mean()) for found in wrong]
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
     assert scores == [score(structure) for structure in structures]
+
+
+def test_edges_of_a_posterior_are_present_at_random_and_stay_so():
+    """Edges into sums with the probability asked for, those into the concatenation always; each example by itself."""
+    split = load("digits", valid_fraction=0.5)
+    task = Task(models, inference, tiny(1, 10), split, 3000, 0, torch.device("cpu"))
+    structure = random_structure(task.space, torch.Generator().manual_seed(0))
+    model, guide, _ = retrain(task, replace(SIZE, presence=0.7), derive(task.space, structure), True, 1)
+    drawn = draw(guide, num_samples=400)
+    assert set(model.choices) == {"structure.normal", "structure.reduction"}
+    for site, choices in model.choices.items():
+        present = drawn[site].round().mean(0)[:, 0]
+        for (_, vertex), share in zip(choices.edges, present.tolist(), strict=True):
+            assert share == 1 if vertex == 3 else abs(share - 0.7) < 4 * (0.21 / 400) ** 0.5
+        assert float((drawn[site] - drawn[site].round()).abs().mean()) < 0.05
+        assert torch.equal(mean_draw(guide)[site], torch.ones(1, 3, 1))
 
 
 def test_a_posterior_is_discretised_in_three_ways():

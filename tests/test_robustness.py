@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from pyro_nas import Network, Space, derive
-from pyro_nas.models import Model, guides, zoo
+from pyro_nas.derivation import with_optional_edges
+from pyro_nas.enumeration import random_structure
+from pyro_nas.models import Model, cell_spaces, guides, zoo
 from pyro_nas.posterior import draw, predict
 from pyro_nas.primitives import dense, skip, zero
 from pyro_nas.robustness import (
@@ -235,6 +237,34 @@ def test_a_cell_at_a_vertex_and_a_convolutional_one():
         with deleted_edges(network, cell_edges(network)):
             outputs = network(torch.randn(4, 1, 8, 8), structure=uniform)
         assert torch.equal(outputs, outputs[:1].expand(4, 3))  # nothing of x is left
+
+
+def test_an_absent_edge_is_a_deleted_one():
+    """Every edge of both kinds of cell by itself; a wrong variant, another edge, gives something else."""
+    space = cell_spaces.darts(1, 3, 2, cells=3, nodes=2, primitives=("convolution 1", "skip"), stem_channels=2)
+    derived = derive(space, random_structure(space, torch.Generator().manual_seed(1)))
+    torch.manual_seed(0)
+    whole, optional = Network(derived).eval(), Network(with_optional_edges(derived)).eval()
+    optional.load_state_dict(whole.state_dict())
+    x, sites = torch.randn(4, 1, 8, 8), optional.space.choices()
+    present = {site: torch.ones(choices.shape) for site, choices in sites.items()}
+    assert {site: choices.shape for site, choices in sites.items()} == dict.fromkeys(present, (7, 1))
+    assert torch.equal(whole(x), optional(x, structure=present))
+    seen = []
+    for name, edge in cell_edges(whole):
+        site = f"structure.{name}"
+        absent = present[site].clone()
+        absent[sites[site].edges.index(edge)] = 0
+        seen.append(optional(x, structure={**present, site: absent}))
+        with deleted_edges(whole, [(name, edge)]):
+            assert torch.allclose(seen[-1], whole(x), atol=1e-6)
+    assert len(seen) == 10
+    assert not any(torch.allclose(one, other, atol=1e-6) for one, other in pairwise(seen))
+
+
+def test_edges_are_made_optional_in_cells_alone():
+    with pytest.raises(ValueError, match="space: expected a cell among the aggregations"):
+        with_optional_edges(zoo.convolutions(1, 3))
 
 
 def test_random_edges_are_as_many_as_asked_and_grow_with_the_fraction():
