@@ -18,6 +18,7 @@ from pyro_nas.derivation import derive, with_optional_edges
 from pyro_nas.metrics import classification_metrics
 from pyro_nas.posterior import by_edge, draw, edge_entropies, hard_choices, mean_draw, predict
 from pyro_nas.robustness import robustness_curves
+from pyro_nas.sites import is_structure
 from pyro_nas.space import Space
 
 POSTERIOR = "vardarts"  # the method whose retrained network keeps a posterior of its weights and of its edges
@@ -73,7 +74,7 @@ def retrained(
     ways = {"point": mean_draw(guide)}
     if posterior:
         ways["posterior"] = draw(guide, num_samples=DRAWS)
-        whole = {site: ways["point"][site].expand(DRAWS, -1, -1) for site in model.choices}
+        whole = {site: value.expand(DRAWS, -1, -1) for site, value in ways["point"].items() if is_structure(site)}
         ways["weights"] = {**ways["posterior"], **whole}
     named = any(child.name for _, child in architecture.children())
     fractions = FRACTIONS if named else ()  # without a cell there are no edges to delete
