@@ -109,6 +109,10 @@ class Network(nn.Module):
                 f"got {shapes} from the parents {parents}. Match the features or use 'concatenation'."
             )
         assert isinstance(name, str)
+        if name == "concatenation" and call.skip_zeros:
+            for value in incoming:
+                if value.requires_grad:  # its gradient would be a slice, for which batch normalisation is slow
+                    value.register_hook(_channels_last)
         return AGGREGATIONS[name](incoming)
 
 
@@ -139,7 +143,7 @@ def _against(weight: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:
     """Return images in the memory format in which convolution and pooling are fastest."""
-    return x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def _build(where: str, factory: Factory) -> nn.Module:
