@@ -51,6 +51,12 @@ class Guide(nn.Module):
             structure = {site: self.draw_structure(site) for site in self.model.choices}
             return {**self.draw_weights(structure), **structure}
 
+    def follow_prior(self) -> None:
+        """Set q(Γ) to the model's prior of Γ."""
+        with torch.no_grad():
+            for site in self.model.choices:
+                self.structure[key_of(site)].copy_(self.model.structure_parameters(site))
+
     def draw_structure(self, site: str) -> torch.Tensor:
         """Draw γ of one site, (edge, choice), from q(Γ) in the prior's family."""
         return pyro.sample(site, self.model.structure_law(site, self.structure[key_of(site)]))

@@ -171,7 +171,11 @@ class Model(nn.Module):
 
     def structure_parameters(self, site: str) -> torch.Tensor:
         """Return the prior's unconstrained parameters of a structure site, (edge, choice)."""
-        return self.structure_prior.parameters(self.get_buffer(_buffer(site)), self._temperature or 1.0)
+        return self.structure_prior.parameters(self.structure_probabilities(site), self._temperature or 1.0)
+
+    def structure_probabilities(self, site: str) -> torch.Tensor:
+        """Return the prior probabilities of a structure site, (edge, choice): the buffer, which may be changed."""
+        return self.get_buffer(_buffer(site))
 
     def latent_weights(self) -> dict[str, Latent]:
         """Return the latent sites of the weight prior with initial values: the network's own initialisation."""

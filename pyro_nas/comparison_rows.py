@@ -37,7 +37,8 @@ class Size:
     ``images``: the budget of a search, ``children``: the networks that random search trains with it. ``searched`` and
     ``retrained`` make the space from (inputs, outputs); both have the same sites, the latter is the larger.
     ``retrain_lr``: the highest learning rate, ``shifted``: pixels that a training image moves. ``presence``: the
-    probability of each edge into a sum, in the cells of a network that is retrained with a posterior.
+    probability of each edge into a sum, in the cells of a network that is retrained with a posterior, at the end; it
+    falls from 1 in a straight line (ScheduledDropPath, Zoph et al. 2018).
     """
 
     images: int
@@ -102,16 +103,19 @@ def retrain(
     """Fit a network with nothing left to choose to all known data, augmented; return the pair and the seconds.
 
     With a posterior, weights are Normal, and each example sees its own cells, in which edges are present at random, by
-    prior and posterior alike.
+    prior and posterior alike, fewer from epoch to epoch.
     """
     known, guides, inference = task.split.known, task.models.guides, task.inference
     full = replace(task, lr=size.retrain_lr, split=replace(task.split, train=known))
+    callbacks = []
     if posterior:
-        architecture = with_optional_edges(architecture)
-        edges = task.models.structures.relaxed_bernoulli(EDGE_TEMPERATURE, _presence(architecture, size.presence))
-        model = full.model(edges, architecture, task.posterior_complexity)
+        edges = task.models.structures.relaxed_bernoulli(EDGE_TEMPERATURE)
+        model = full.model(edges, with_optional_edges(architecture), task.posterior_complexity)
         guide = guides.MeanField(model, INITIAL_SCALE)
         guide.structure.requires_grad_(False)
+        fall = inference.schedules.linear(1.0, size.presence)
+        _set_presence(model, guide, fall(1 / epochs))
+        callbacks.append(lambda record: _set_presence(model, guide, fall(min(1.0, (record["epoch"] + 2) / epochs))))
     else:
         model = full.model(space=architecture)
         guide = guides.PointWeights(model)
@@ -122,20 +126,21 @@ def retrain(
         **full.fit_options(epochs),
         "augmentation": augmentations.compose(*parts),
         "structure_per_example": posterior,
+        "callbacks": callbacks,
     }
     start = time.perf_counter()
     inference.svi.fit(model, guide, known, **options)
     return model, guide, time.perf_counter() - start
 
 
-def _presence(space: Space, probability: float) -> dict[str, torch.Tensor]:
-    """Return the probability of each edge of the cells, (edge, 1); edges that only collect are as good as certain."""
-    table = {}
-    for _, cell in space.children():
+def _set_presence(model: Any, guide: Any, probability: float) -> None:
+    """Set the probability of each edge of the cells, in prior and posterior; edges that only collect are certain."""
+    for _, cell in model.space.children():
         for choices in cell.own_choices():
             collect = [cell.aggregations.get(vertex) == "concatenation" for _, vertex in choices.edges]
-            table[choices.site] = torch.tensor([[CERTAIN if only else probability] for only in collect])
-    return table
+            table = [[CERTAIN if only else min(probability, CERTAIN)] for only in collect]
+            model.structure_probabilities(choices.site).copy_(torch.tensor(table))
+    guide.follow_prior()
 
 
 def _described(task: Task, found: Found) -> dict[str, Any]:

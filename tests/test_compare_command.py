@@ -172,6 +172,26 @@ def test_edges_of_a_posterior_are_present_at_random_and_stay_so():
         assert torch.equal(mean_draw(guide)[site], torch.ones(1, 3, 1))
 
 
+def test_edges_become_rarer_while_a_posterior_is_retrained(monkeypatch):
+    """In a straight line, prior and posterior alike, so that structure costs nothing."""
+    split, fit = load("digits", valid_fraction=0.5), inference.svi.fit
+    task = Task(models, inference, tiny(1, 10), split, 3000, 0, torch.device("cpu"))
+    structure, shares, terms = random_structure(task.space, torch.Generator().manual_seed(0)), [], []
+
+    def watched(model, guide, train, callbacks, **options):
+        def look(record):
+            drawn = draw(guide, num_samples=400)["structure.normal"].round()
+            shares.append(float(drawn[:, [edge[1] != 3 for edge in model.choices["structure.normal"].edges]].mean()))
+            terms.append(record["kl_structure"])
+
+        fit(model, guide, train, callbacks=[look, *callbacks], **options)
+
+    monkeypatch.setattr(inference.svi, "fit", watched)
+    retrain(task, replace(SIZE, presence=0.4), derive(task.space, structure), True, 3)
+    assert all(abs(share - expected) < 0.05 for share, expected in zip(shares, (0.8, 0.6, 0.4), strict=True))
+    assert max(map(abs, terms)) < 1e-4
+
+
 def test_a_posterior_is_discretised_in_three_ways():
     split = load("digits", valid_fraction=0.5)
     task = Task(models, inference, tiny(1, 10, 4), split, 3000, 0, torch.device("cpu"))
