@@ -19,10 +19,15 @@
 
 # %%
 
+import json
+from pathlib import Path
+
 import torch
 
 from pyro_nas import Space, by_edge, choice_probabilities, derive, draw, edge_entropies, predict
 from pyro_nas.batch_normalization import recalibrated
+from pyro_nas.comparison import sizes_of
+from pyro_nas.comparison_report import tables
 from pyro_nas.costs import measure
 from pyro_nas.data import load
 from pyro_nas.inference import adam, bilevel, delayed, one_cycle, schedules, svi
@@ -31,7 +36,7 @@ from pyro_nas.plots import plot_architecture
 from pyro_nas.posterior import mean_draw
 from pyro_nas.primitives import dense, flatten
 from pyro_nas.robustness import robustness_curves
-from pyro_nas.study_plots import plot_points
+from pyro_nas.study_plots import plot_points, plot_robustness
 
 data = load("digits", valid_fraction=0.5)
 names = ("max pool", "average pool", "skip", "convolution 1", "convolution 3", "single separable 3")
@@ -176,3 +181,34 @@ for complexity in torch.logspace(-3, 0, 9).tolist():
 figure = plot_points(
     {"expected multiply-accumulates": list(operations.values())}, {"validation accuracy": list(accuracies.values())}
 )
+
+# %% [markdown]
+# ## FashionMNIST, every method
+# 60 000 images, half of them for the weights of a search and half for structure; each search sees 120 000 images (with
+# repetition), what it finds is retrained for six epochs and tested once; three seeds (`make compare ROOT=DIR` wrote
+# the numbers). VarDARTS' network keeps a posterior of its weights, and its edges become rarer in training: *weights*
+# averages over draws of the weights with all edges present, *posterior* over draws of both.
+
+# %%
+short = json.loads(Path("compare_short.json").read_text())
+print(tables(short["methods"]))
+figure = plot_robustness(short["methods"])
+
+# %% [markdown]
+# The cells of the first seed, with the probabilities of their edges' primitives: VarDARTS',
+
+# %%
+searched = sizes_of(cell_spaces)["short"].searched(1, 10)
+
+
+def found(method, seed=0):
+    return {site: torch.tensor(table) for site, table in short["structures"][method][seed].items()}
+
+
+figure = plot_architecture(searched, found("vardarts"))
+
+# %% [markdown]
+# and DARTS':
+
+# %%
+figure = plot_architecture(searched, found("darts"))

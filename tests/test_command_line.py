@@ -209,7 +209,7 @@ NOTEBOOKS = {
                         "epochs=1500": "epochs=2", "draws=3000": "draws=200"},
                        ["leave-one-out", "per weight", "13 powers", "three restarts", "Laplace: sd"]),
 }  # fmt: skip
-PICTURES = {"quick_start": 4, "every_complexity": 4, "architecture_search": 3, "structure_selection": 7,
+PICTURES = {"quick_start": 4, "every_complexity": 4, "architecture_search": 6, "structure_selection": 7,
             "model_evidence": 6}  # fmt: skip
 
 
@@ -275,8 +275,32 @@ def test_the_figures_in_the_readme_are_those_that_the_commands_stored():
         correlation = f"{sum(known) / len(known):.2f}" if known else "–"
         assert f"| {method} | {ranks} | {accuracy:.4f} | {correlation} |" in text
     assert f"correlate by {min(rank['spearman_of_seeds']):.2f}" in text
+    for method, entry in json.loads((ROOT / "notebooks" / "compare_short.json").read_text())["methods"].items():
+        test, chosen = entry["test"][entry["judged_by"]], entry["choices"]
+        seconds = [entry[phase]["seconds"]["mean"] for phase in ("search", "retrain")]
+        curves = [test["robustness"][part][level] for part, level in (("attack", "0.1"), ("deleted_edges", "0.3"))]
+        shown = [
+            f"{100 * v['mean']:.{d}f} ± {100 * v['sd']:.{d}f}"
+            for v, d in zip([test["accuracy"], *curves], (2, 1, 1), strict=True)
+        ]
+        assert (
+            f"| {method} | {shown[0]} | {seconds[0]:.0f} + {seconds[1]:.0f} | "
+            f"{entry['cost']['multiply_accumulates']['mean'] / 1e6:.1f} M | {chosen['skip'] + chosen['pool']:.1f} | "
+            f"{shown[1]} | {shown[2]} |"
+        ) in text
     speed = json.loads((ROOT / "notebooks" / "complexity_speed.json").read_text())["race"]
     assert f"{speed['ratio']:.2f} of the time" in text
+
+
+def test_the_command_line_takes_tiny_numbers_as_zero(capsys):
+    tiny = torch.full((8,), 1e-40)
+    torch.set_flush_denormal(False)
+    assert (tiny * 1).view(torch.int32).any()
+    try:
+        assert main(["rank", "--data", "nothing"]) == 2
+        assert not (tiny * 1).view(torch.int32).any()
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def test_torch_runs_on_one_thread_here():
