@@ -37,9 +37,15 @@ def _searched(
     return Found(probabilities, count.images, seconds, (model, guide))
 
 
-def _bilevel(task: Task, structure: Any, guide: Callable[[Any], Any], complexity: float | None = None,
-             fit: Callable[..., Any] | None = None, passes: int = 1, **own: Any) -> Found:  # fmt: skip
-    model = task.model(structure, complexity=complexity)
+def _bilevel(
+    task: Task,
+    structure: Any,
+    guide: Callable[[Any], Any],
+    fit: Callable[..., Any] | None = None,
+    passes: int = 1,
+    **own: Any,
+) -> Found:
+    model = task.model(structure)
     train, valid = task.split.train, task.split.valid
     inference = task.inference
     own = {
@@ -60,11 +66,10 @@ def _annealed(task: Task) -> dict[str, Any]:
 
 def vardarts(task: Task) -> Found:
     """Bilevel variational inference: Normal weights, Gumbel-Softmax structure (VarDARTS thesis talk)."""
-    models = task.models
+    structures, guides = task.models.structures, task.models.guides
     return _bilevel(
-        task, models.structures.gumbel_softmax(), lambda model: models.guides.MeanField(model, INITIAL_SCALE),
-        task.posterior_complexity, **_annealed(task),
-    )  # fmt: skip
+        task, structures.gumbel_softmax(), lambda model: guides.MeanField(model, INITIAL_SCALE), **_annealed(task)
+    )
 
 
 def darts(task: Task) -> Found:

@@ -67,16 +67,18 @@ def row(task: Task, size: Size, method: str, discretise: str = "argmax") -> dict
 def retrained(
     task: Task, size: Size, architecture: Space, posterior: bool, epochs: int | None = None
 ) -> dict[str, Any]:
-    """Retrain a network with nothing left to choose, and measure it on the test part."""
+    """Retrain a network with nothing left to choose, and measure it on the test part.
+
+    A posterior is judged by its mean, "point", and by draws of its weights, "posterior", all edges present in both.
+    """
     epochs = epochs or size.retrain_epochs
     model, guide, seconds = retrain(task, size, architecture, posterior, epochs)
     x, y = task.split.test
     sample = x[:LATENCY_BATCH].to(task.device)
     ways = {"point": mean_draw(guide)}
     if posterior:
-        ways["posterior"] = draw(guide, num_samples=DRAWS)
         whole = {site: value.expand(DRAWS, -1, -1) for site, value in ways["point"].items() if is_structure(site)}
-        ways["weights"] = {**ways["posterior"], **whole}
+        ways["posterior"] = {**draw(guide, num_samples=DRAWS), **whole}
     named = any(child.name for _, child in architecture.children())
     fractions = FRACTIONS if named else ()  # without a cell there are no edges to delete
     attacked = (x[:ATTACKED].to(task.device), y[:ATTACKED].to(task.device))
@@ -110,7 +112,7 @@ def retrain(
     callbacks = []
     if posterior:
         edges = task.models.structures.relaxed_bernoulli(EDGE_TEMPERATURE)
-        model = full.model(edges, with_optional_edges(architecture), task.posterior_complexity)
+        model = full.model(edges, with_optional_edges(architecture))
         guide = guides.MeanField(model, INITIAL_SCALE)
         guide.structure.requires_grad_(False)
         fall = inference.schedules.linear(1.0, size.presence)

@@ -30,18 +30,17 @@ class Task:
     batch_size: int = 128
     lr: float = 0.01
     structure_lr: float = 0.05
-    complexity: float = 0.1
-    posterior_complexity: float = 0.003
+    complexity: float = 0.003
     children: int = 8
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def model(self, structure: Any = None, space: Space | None = None, complexity: float | None = None) -> Any:
+    def model(self, structure: Any = None, space: Space | None = None) -> Any:
         """Return a model of the space, with weights N(0, 1/fan-in)."""
         torch.manual_seed(self.seed)
         priors = self.models.priors
         return self.models.Model(
             space or self.space, num_data=len(self.split.train[1]), weights=priors.normal(priors.fan_in()),
-            structure=structure, complexity=complexity or self.complexity,
+            structure=structure, complexity=self.complexity,
         ).to(self.device)  # fmt: skip
 
     def fit_options(self, epochs: int) -> dict[str, Any]:
