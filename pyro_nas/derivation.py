@@ -117,14 +117,18 @@ def _derived_factory(factory: Any, kept: Mapping[tuple[str, Edge], list[str]]) -
 def with_optional_edges(space: Space) -> Space:
     """Return a space in whose cells each edge may be absent: on the cube, γ of shape (edge, 1), 1 for a present edge.
 
-    Cells are the aggregations that are spaces; those of one name share their γ. For a derived space, whose edges have
-    one primitive each, a Bernoulli structure, relaxed or not, is the random presence of its edges (drop path: Larsson
-    et al. 2017, arXiv:1605.07648, §3; scheduled: Zoph et al. 2018, arXiv:1707.07012).
+    Cells are the nested spaces with a name, on vertices or on edges; those of one name share their γ. For a derived
+    space, whose edges have one primitive each, a Bernoulli structure, relaxed or not, is the random presence of its
+    edges (drop path: Larsson et al. 2017, arXiv:1605.07648, §3; scheduled: Zoph et al. 2018, arXiv:1707.07012).
     """
-    cells = {v: replace(cell, restriction="cube") for v, cell in space.aggregations.items() if isinstance(cell, Space)}
-    if not cells:
-        raise ValueError(f"space: expected a cell among the aggregations, got {dict(space.aggregations)}.")
-    return replace(space, aggregations={**space.aggregations, **cells})
+    if not any(child.name for _, child in space.children()):
+        raise ValueError("space: expected a cell, a nested space with a name, got none. Give it one: Space(…, name=…).")
+    edges = {edge: {name: _optional(f) for name, f in primitives.items()} for edge, primitives in space.edges.items()}
+    return replace(space, edges=edges, aggregations={v: _optional(cell) for v, cell in space.aggregations.items()})
+
+
+def _optional(factory: Any) -> Any:
+    return replace(factory, restriction="cube") if isinstance(factory, Space) and factory.name else factory
 
 
 def parallel(primitives: Mapping[str, Factory]) -> Space:

@@ -263,8 +263,21 @@ def test_an_absent_edge_is_a_deleted_one():
 
 
 def test_edges_are_made_optional_in_cells_alone():
-    with pytest.raises(ValueError, match="space: expected a cell among the aggregations"):
+    with pytest.raises(ValueError, match="space: expected a cell, a nested space with a name"):
         with_optional_edges(zoo.convolutions(1, 3))
+    space = cell_spaces.nas_bench_201(1, 3, 2, repeats=2, nodes=3, stages=2, primitives=("convolution 1", "skip"))
+    chosen = {site: torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]) for site in space.choices()}
+    derived = derive(space, chosen)
+    torch.manual_seed(0)
+    whole, optional = Network(derived).eval(), Network(with_optional_edges(derived)).eval()  # cells stand on edges
+    optional.load_state_dict(whole.state_dict())
+    assert {site: choices.shape for site, choices in optional.space.choices().items()} == {"structure.cell": (3, 1)}
+    x, absent = torch.randn(4, 1, 8, 8), torch.tensor([[1.0], [0.0], [1.0]])
+    with deleted_edges(whole, [("cell", (0, 2))]):
+        assert torch.allclose(optional(x, structure={"structure.cell": absent}), whole(x), atol=1e-6)
+    present = optional(x, structure={"structure.cell": torch.ones(3, 1)})
+    assert torch.allclose(present, whole(x), atol=1e-6)
+    assert not torch.allclose(present, optional(x, structure={"structure.cell": absent}), atol=1e-6)
 
 
 def test_random_edges_are_as_many_as_asked_and_grow_with_the_fraction():
