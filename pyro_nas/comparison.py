@@ -14,8 +14,9 @@ from pyro_nas import checks, plots, study_plots
 from pyro_nas.comparison_methods import METHODS
 from pyro_nas.comparison_report import summarise, tables, way
 from pyro_nas.comparison_rows import Size, retrain, retrained, row
-from pyro_nas.comparison_task import Task
+from pyro_nas.comparison_task import Task, check_images
 from pyro_nas.data import load
+from pyro_nas.derivation import derive
 from pyro_nas.runs import RunFolder, read_json, write_json
 
 PLAIN = "plain"  # four convolutions and no search, trained for as long as VarDARTS searches and retrains
@@ -49,9 +50,9 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
     ) -> None:
         """Compare ways to search an architecture: one space, data and budget of images, several seeds.
 
-        Each method searches, with weights on one half of the training data and structure on the other; what it found
-        is retrained, larger, on all of them, and tested once. Writes a JSON file of each method × seed as it ends, then
-        tables and pictures.
+        Each method searches, with weights on one half of the training data and structure on the other (SNAS: both on
+        all of them); what it found is retrained, larger, on all, and tested once. Writes a JSON file of each method ×
+        seed as it ends, then tables and pictures.
 
         Args:
             data: "digits", "mnist", "fashion-mnist", or an .npz file with images x and classes y.
@@ -67,13 +68,8 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
             resume: continue the comparison in that folder.
         """
         methods, seeds = list(dict.fromkeys(methods)), list(dict.fromkeys(seeds))
-        config: dict[str, Any] = {
-            "data": data,
-            "methods": methods,
-            "seeds": seeds,
-            "budget": budget,
-            "discretise": discretise,
-        }
+        config: dict[str, Any] = {"data": data, "methods": methods, "seeds": seeds, "budget": budget}
+        config["discretise"] = discretise
         for method in methods:
             checks.one_of("methods", method, ROWS)
         for seed in seeds:
@@ -85,28 +81,28 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
             raise ValueError("methods: expected 'vardarts' beside 'plain', which trains for as long. Add it.")
         size = sizes[checks.one_of("budget", budget, sizes)]
         size = replace(size, mirrored=size.mirrored and data == "fashion-mnist")  # digits change by it
-        config["size"] = {name: value for name, value in vars(size).items() if not callable(value)}
         place = checks.device("device", device)
         split = load(data, root, valid_fraction=0.5)
-        if split.train[0].dim() != 4:
-            raise ValueError(f"data: expected images (data, channels, h, w), got shape {tuple(split.train[0].shape)}.")
+        check_images(split, size.images, size.shifted + 1)
         space = size.searched(split.train[0].shape[1], split.classes)
+        shared = Task(models, inference, space, split, size.images, seeds[0], place, size.batch_size,
+                      children=size.children, options={"progress": sys.stderr.isatty()})  # fmt: skip
+        machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "device": str(place)}
+        config |= {"size": size.settings(), "task": shared.settings()}
         folder = RunFolder(out, config, resume)
         rows: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
         for seed in seeds:
-            task = Task(models, inference, space, split, size.images, seed, place, size.batch_size,
-                        children=size.children, options={"progress": sys.stderr.isatty()})  # fmt: skip
+            task = replace(shared, seed=seed)
             for method in sorted(methods, key=lambda name: name == PLAIN):
                 path = folder.path / "rows" / f"{method}-{seed}.json"
-                if not path.exists() and method == PLAIN:
-                    write_json(path, _plain(models, task, size, rows["vardarts"][-1]))
-                elif not path.exists():
-                    write_json(path, row(task, size, method, discretise))
+                if not path.exists():
+                    plain = method == PLAIN
+                    made = _plain(task, size, rows["vardarts"][-1]) if plain else row(task, size, method, discretise)
+                    write_json(path, {**made, "machine": machine})
                 found = read_json(path, "test")
                 rows[method].append(found)
                 print(f"{method}, seed {seed}: {_line(found)}", flush=True)
         summary = summarise(rows)
-        machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "device": str(place)}
         text = tables(summary)
         structures = {
             method: [row["structure"] for row in found if "structure" in row] for method, found in rows.items()
@@ -129,12 +125,18 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
     return compare
 
 
-def _plain(models: Any, task: Task, size: Size, other: dict[str, Any]) -> dict[str, Any]:
-    """Train the plain network for as many epochs as fit into the seconds of another row's search and retraining."""
-    network = models.zoo.convolutions(task.split.train[0].shape[1], task.split.classes)
-    _, _, trial = retrain(task, size, network, False, 1)
-    seconds = other["search"]["seconds"] + other["retrain"]["seconds"]
-    return retrained(task, size, network, False, max(1, round(seconds / trial)))
+def _plain(task: Task, size: Size, other: dict[str, Any]) -> dict[str, Any]:
+    """Train the plain network for as many epochs as fit into another row's search and retraining.
+
+    Both networks are trained for an epoch here, one after the other: those seconds may be of a busier machine.
+    """
+    inputs, outputs = task.split.train[0].shape[1], task.split.classes
+    network = task.models.zoo.convolutions(inputs, outputs)
+    structure = {site: torch.tensor(table) for site, table in other["derived"].items()}
+    *_, theirs = retrain(task, size, derive(size.retrained(inputs, outputs), structure), True, 1)
+    *_, own = retrain(task, size, network, False, 1)
+    epochs = other["retrain"]["epochs"] * (1 + other["search"]["seconds"] / other["retrain"]["seconds"])
+    return retrained(task, size, network, False, max(1, round(epochs * theirs / own)))
 
 
 def _line(found: dict[str, Any]) -> str:
@@ -145,11 +147,16 @@ def _line(found: dict[str, Any]) -> str:
 def sizes_of(spaces: Any) -> dict[str, Size]:
     """Return the budgets by name."""
     small = partial(spaces.darts, primitives=PRIMITIVES, nodes=2, cells=2, stem_channels=8)
-    large = partial(spaces.darts, primitives=PRIMITIVES, nodes=2, cells=3, stem_stride=2)
-    searched = partial(large, channels=8, stem_channels=16)
-    small_sizes = (partial(small, channels=8), partial(small, channels=16))
+    short = partial(spaces.darts, primitives=PRIMITIVES, nodes=2, cells=3, stem_stride=2)
+    long = partial(spaces.nas_bench_201, repeats=1)
     return {
-        "small": Size(60_000, 60, *small_sizes, batch_size=64, shifted=1, mirrored=False),
-        "short": Size(120_000, 6, searched, partial(large, channels=16, stem_channels=32), children=4),
-        "long": Size(240_000, 20, searched, partial(large, channels=24, stem_channels=32)),
-    }
+        "small": Size(
+            60_000, 60, partial(small, channels=8), partial(small, channels=16),
+            batch_size=64, shifted=1, mirrored=False,
+        ),
+        "short": Size(
+            120_000, 6, partial(short, channels=8, stem_channels=16), partial(short, channels=16, stem_channels=32),
+            children=4,
+        ),
+        "long": Size(240_000, 30, partial(long, channels=8), partial(long, channels=16), presence=1.0),
+    }  # fmt: skip

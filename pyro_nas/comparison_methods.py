@@ -6,7 +6,7 @@ A budget counts the images that pass forward through the network while it is sea
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +16,10 @@ from pyro_nas.comparison_task import Count, Found, Task
 from pyro_nas.data import Labelled
 from pyro_nas.derivation import derive
 from pyro_nas.enumeration import Vertex
-from pyro_nas.posterior import choice_probabilities, mean_draw, predict
+from pyro_nas.posterior import choice_probabilities, mean_draw
+from pyro_nas.robustness import accuracy
 from pyro_nas.selection import probable_draws, shared_weight_score
 
-INITIAL_SCALE = 0.02
 SCORED = 1024  # validation images that a structure is scored by
 CALIBRATED = 512  # training images from which its batch normalisation is
 SAMPLED = 10  # draws of a posterior of which the best is taken
@@ -68,7 +68,7 @@ def vardarts(task: Task) -> Found:
     """Bilevel variational inference: Normal weights, Gumbel-Softmax structure (VarDARTS thesis talk)."""
     structures, guides = task.models.structures, task.models.guides
     return _bilevel(
-        task, structures.gumbel_softmax(), lambda model: guides.MeanField(model, INITIAL_SCALE), **_annealed(task)
+        task, structures.gumbel_softmax(), lambda model: guides.MeanField(model, task.initial_scale), **_annealed(task)
     )
 
 
@@ -143,7 +143,7 @@ def random(task: Task) -> Found:
         guide = task.models.guides.PointWeights(model).to(task.device)
         with Count(model) as count:
             task.inference.svi.fit(model, guide, train, **task.fit_options(epochs))
-            result = accuracy(task, model, mean_draw(guide))
+            result = accuracy(model, mean_draw(guide), *first(task, task.split.valid, SCORED))
         images += count.images
         return result
 
@@ -164,12 +164,6 @@ METHODS: dict[str, Callable[[Task], Found]] = {
     "random": random,
     "reinforce": reinforce,
 }
-
-
-def accuracy(task: Task, model: Any, draws: Mapping[str, torch.Tensor]) -> float:
-    """Return the accuracy of draws on the first validation images."""
-    x, y = first(task, task.split.valid, SCORED)
-    return float((predict(model, draws, x).argmax(-1) == y).double().mean())
 
 
 def first(task: Task, pair: Labelled, count: int) -> Labelled:

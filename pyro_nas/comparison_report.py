@@ -43,7 +43,7 @@ def summarise(rows: Rows) -> dict[str, Any]:
 
 
 def collapse(choices: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """Return per derived cell the mean numbers of skips, pools and zeros, and the agreement over seeds.
+    """Return the mean numbers of skips, pools and zeros, cells of one name counted once, and the agreement over seeds.
 
     Agreement is the share of edges with the same primitive, mean over all pairs of seeds; 1/K of chance.
     """
@@ -73,7 +73,13 @@ def tables(summary: Mapping[str, Any]) -> str:
             _pm(cost["multiply_accumulates"], 1e-6, 2) + " M", _pm(cost["latency"], 1, 0),
         ]))  # fmt: skip
     second = ["method", "skips", "pools", "zeros", "edges", "agreement of seeds", "over random, %"]
-    lines += ["", "### What was chosen, per derived network", "", table_row(second), "|---" * len(second) + "|"]
+    lines += [
+        "",
+        "### What was chosen, cells of one name counted once",
+        "",
+        table_row(second),
+        "|---" * len(second) + "|",
+    ]
     for method, entry in summary.items():
         if "choices" not in entry:
             continue

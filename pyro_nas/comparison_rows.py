@@ -5,19 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from pyro_nas import augmentation as augmentations
-from pyro_nas.comparison_methods import INITIAL_SCALE, METHODS, discretised
+from pyro_nas.comparison_methods import METHODS, discretised
 from pyro_nas.comparison_task import Found, Task
 from pyro_nas.costs import total_cost
 from pyro_nas.derivation import derive, with_optional_edges
 from pyro_nas.metrics import classification_metrics
 from pyro_nas.posterior import by_edge, draw, edge_entropies, hard_choices, mean_draw, predict
-from pyro_nas.robustness import robustness_curves
+from pyro_nas.robustness import cell_edges, robustness_curves
 from pyro_nas.sites import is_structure
 from pyro_nas.space import Space
 
@@ -28,6 +29,7 @@ LATENCY_BATCH = 64
 CERTAIN = 1 - 1e-6
 EDGE_TEMPERATURE = 0.05  # of the presence of edges: near 0 or 1
 FRACTIONS = (0.0, 0.1, 0.3, 0.5)
+REPETITIONS = 5  # of deleting edges
 
 
 @dataclass(frozen=True)
@@ -52,16 +54,17 @@ class Size:
     mirrored: bool = True
     presence: float = 0.8
 
+    def settings(self) -> dict[str, Any]:
+        """Return this as JSON values, spaces by name and arguments."""
+        return {name: _text(value) for name, value in vars(self).items()}
+
 
 def row(task: Task, size: Size, method: str, discretise: str = "argmax") -> dict[str, Any]:
     """Search by a method, retrain what it found on all known data, and measure that on the test part."""
-    found = discretised(task, METHODS[method](task), discretise)
-    inputs, outputs = task.split.train[0].shape[1], task.split.classes
-    architecture = derive(size.retrained(inputs, outputs), found.structure)
-    return {
-        **_described(task, found),
-        **retrained(task, size, architecture, posterior=method == POSTERIOR),
-    }
+    searched = METHODS[method](task)
+    found = discretised(task, searched, discretise)
+    architecture = derive(size.retrained(task.split.train[0].shape[1], task.split.classes), found.structure)
+    return {**_described(task, searched, found), **retrained(task, size, architecture, method == POSTERIOR)}
 
 
 def retrained(
@@ -79,14 +82,14 @@ def retrained(
     if posterior:
         whole = {site: value.expand(DRAWS, -1, -1) for site, value in ways["point"].items() if is_structure(site)}
         ways["posterior"] = {**draw(guide, num_samples=DRAWS), **whole}
-    named = any(child.name for _, child in architecture.children())
-    fractions = FRACTIONS if named else ()  # without a cell there are no edges to delete
+    fractions = FRACTIONS if cell_edges(model) else ()
     attacked = (x[:ATTACKED].to(task.device), y[:ATTACKED].to(task.device))
     low, high = (float(bound) for bound in torch.cat([x, task.split.known[0]]).aminmax())
     tested = {}
     for name, draws in ways.items():
         metrics = classification_metrics(predict(model, draws, x.to(task.device)).cpu(), y)
-        curves = robustness_curves(model, draws, *attacked, fractions=fractions, low=low, high=high, seed=task.seed)
+        curves = robustness_curves(model, draws, *attacked, fractions=fractions, low=low, high=high,
+                                   repetitions=REPETITIONS, seed=REPETITIONS * task.seed)  # fmt: skip
         tested[name] = {**metrics, "robustness": {part: _text_keys(curve) for part, curve in curves.items()}}
     return {
         "retrain": {"epochs": epochs, "images": epochs * len(task.split.known[1]), "seconds": round(seconds, 2)},
@@ -104,30 +107,31 @@ def retrain(
 ) -> tuple[nn.Module, nn.Module, float]:
     """Fit a network with nothing left to choose to all known data, augmented; return the pair and the seconds.
 
-    With a posterior, weights are Normal, and each example sees its own cells, in which edges are present at random, by
-    prior and posterior alike, fewer from epoch to epoch.
+    With a posterior, weights are Normal; where ``size.presence`` is below 1, each example then also sees its own cells,
+    in which edges are present at random, by prior and posterior alike, fewer from epoch to epoch.
     """
     known, guides, inference = task.split.known, task.models.guides, task.inference
     full = replace(task, lr=size.retrain_lr, split=replace(task.split, train=known))
-    callbacks = []
-    if posterior:
-        edges = task.models.structures.relaxed_bernoulli(EDGE_TEMPERATURE)
-        model = full.model(edges, with_optional_edges(architecture))
-        guide = guides.MeanField(model, INITIAL_SCALE)
+    optional, callbacks = posterior and size.presence < 1, []
+    if optional:
+        model = full.model(
+            task.models.structures.relaxed_bernoulli(EDGE_TEMPERATURE), with_optional_edges(architecture)
+        )
+    else:
+        model = full.model(space=architecture)
+    guide = guides.MeanField(model, task.initial_scale) if posterior else guides.PointWeights(model)
+    if optional:
         guide.structure.requires_grad_(False)
         fall = inference.schedules.linear(1.0, size.presence)
         _set_presence(model, guide, fall(1 / epochs))
         callbacks.append(lambda record: _set_presence(model, guide, fall(min(1.0, (record["epoch"] + 2) / epochs))))
-    else:
-        model = full.model(space=architecture)
-        guide = guides.PointWeights(model)
     guide.to(task.device)
     parts = [augmentations.shift(size.shifted, fill=float(known[0].min()))] if size.shifted else []
     parts += [augmentations.mirror()] if size.mirrored else []
     options = {
         **full.fit_options(epochs),
         "augmentation": augmentations.compose(*parts),
-        "structure_per_example": posterior,
+        "structure_per_example": optional,
         "callbacks": callbacks,
     }
     start = time.perf_counter()
@@ -145,18 +149,28 @@ def _set_presence(model: Any, guide: Any, probability: float) -> None:
     guide.follow_prior()
 
 
-def _described(task: Task, found: Found) -> dict[str, Any]:
-    """Return what a search found, as JSON values."""
-    structure = {site: torch.as_tensor(table) for site, table in found.structure.items()}
-    choices = {site: hard_choices(table, task.space.choices()[site].restriction) for site, table in structure.items()}
+def _described(task: Task, searched: Found, found: Found) -> dict[str, Any]:
+    """Return what a search found, as JSON values: its probabilities, and the structure that was made of them."""
+    probabilities, derived = (
+        {site: torch.as_tensor(table) for site, table in one.structure.items()} for one in (searched, found)
+    )
+    choices = {site: hard_choices(table, task.space.choices()[site].restriction) for site, table in derived.items()}
     named: Mapping[str, Any] = by_edge(task.space, choices)
     return {
         "search": {"images": found.images, "seconds": round(found.seconds, 2)},
         "choices": {edge: max(table, key=table.get) for edge, table in named.items()},
-        "structure": {site: table.tolist() for site, table in structure.items()},
-        "entropy": by_edge(task.space, edge_entropies(task.space, structure)),
+        "derived": {site: table.tolist() for site, table in choices.items()},
+        "structure": {site: table.tolist() for site, table in probabilities.items()},
+        "entropy": by_edge(task.space, edge_entropies(task.space, probabilities)),
     }
 
 
 def _text_keys(curve: Mapping[float, float]) -> dict[str, float]:
     return {str(key): value for key, value in curve.items()}
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, partial):
+        arguments = ", ".join(f"{name}={argument!r}" for name, argument in value.keywords.items())
+        return f"{value.func.__name__}({arguments})"
+    return value.__name__ if callable(value) else value

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pyro_nas import checks, plots, study_plots
 from pyro_nas.comparison_methods import METHODS
-from pyro_nas.comparison_task import Task
+from pyro_nas.comparison_task import Task, check_images
 from pyro_nas.data import load
 from pyro_nas.derivation import derive
 from pyro_nas.enumeration import Vertex, all_structures, key_of_structure
@@ -75,8 +75,7 @@ def ranking(models: Any, inference: Any) -> Callable[..., None]:
             raise ValueError("seeds: expected one or more, got none.")
         place = checks.device("device", device)
         split = load(data, root, valid_fraction=0.5)
-        if split.train[0].dim() != 4:
-            raise ValueError(f"data: expected images (data, channels, h, w), got shape {tuple(split.train[0].shape)}.")
+        check_images(split, images)
         sizes = {"channels": 8, "repeats": 2, "nodes": 3, "stages": 1}
         space = models.cell_spaces.nas_bench_201(split.train[0].shape[1], split.classes, **sizes, primitives=primitives)
         if len({*primitives}) < max(2, len(primitives)):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -237,9 +238,32 @@ def test_relative_improvement_over_random_search():
     ],
 )
 def test_errors_come_before_the_first_step(flags, message, tmp_path, capsys):
-    import re
-
     out = tmp_path / "run"
     assert main(["compare", "--out", str(out), *flags]) == 2
     assert re.search(message, capsys.readouterr().err)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "message"),
+    [
+        ((40, 3), 2, "data: expected images"),
+        ((40, 1, 1, 8), 2, "data: expected images .* sides of at least 2"),
+        ((40, 1, 8, 8), 1, "data: expected two classes or more"),
+        ((4000, 1, 4, 4), 2, "images: expected a budget of 6400 or more"),
+    ],
+)
+def test_data_are_checked_before_the_first_step(small, shape, classes, message, tmp_path, capsys):
+    x = np.random.default_rng(0).normal(size=shape)
+    np.savez(tmp_path / "mine.npz", x=x, y=np.arange(len(x)) % classes)
+    assert main(["compare", "--data", str(tmp_path / "mine.npz"), "--out", str(tmp_path / "run")]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_of_other_settings_are_not_taken(small, tmp_path, capsys, monkeypatch):
+    flags = ["compare", "--methods", '["hard"]', "--seeds", "[0]", "--out", str(tmp_path / "run"), "--resume", "true"]
+    assert main(flags) == 0
+    monkeypatch.setattr(comparison_module, "sizes_of", lambda spaces: {"small": replace(SIZE, retrain_lr=0.1)})
+    assert main(flags) == 2
+    assert "resume: expected the options" in capsys.readouterr().err
