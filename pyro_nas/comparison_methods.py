@@ -28,12 +28,15 @@ SAMPLED = 10  # draws of a posterior of which the best is taken
 def _searched(
     task: Task, model: Any, guide: Any, fit: Callable[..., Any], *data: Any, epochs: int, **own: Any
 ) -> Found:
-    """Fit a pair and return its choice probabilities."""
+    """Fit a pair and return its choice probabilities; a point structure is its own, the weights of its mixture."""
     start = time.perf_counter()
     with Count(model) as count:
         fit(model, guide, *data, **{**task.fit_options(epochs), **own})
     seconds = time.perf_counter() - start
     probabilities = {site: table.cpu() for site, table in choice_probabilities(guide).items()}
+    if isinstance(guide, task.models.guides.PointMass):
+        points = mean_draw(guide)
+        probabilities = {site: points[site][0].cpu() for site in probabilities}
     return Found(probabilities, count.images, seconds, (model, guide))
 
 

@@ -95,6 +95,7 @@ def retrained(
         "retrain": {"epochs": epochs, "images": epochs * len(task.split.known[1]), "seconds": round(seconds, 2)},
         "test": tested,
         "cost": {
+            "networks": DRAWS if posterior else 1,  # that a prediction averages; what follows is of one
             "parameters": int(total_cost(architecture, sample, "parameters")),
             "multiply_accumulates": int(total_cost(architecture, sample, "multiply_accumulates")),
             "latency": round(total_cost(architecture, sample, "latency") / len(sample), 2),

@@ -67,6 +67,13 @@ def test_every_method_writes_its_row_and_the_tables(small, tmp_path, capsys):
             most = 10_000 if name == "single_path" else 1500  # which scores a few structures however small the budget
             assert abs(row["search"]["images"] - 3000) < most, name
             assert set(row["choices"].values()) <= set(NAMES)
+            found, derived = (
+                torch.cat([torch.tensor(t) for t in row[key].values()]) for key in ("structure", "derived")
+            )
+            assert torch.equal(derived, torch.eye(len(NAMES))[found.argmax(-1)])
+            assert torch.allclose(found.sum(-1), torch.ones(len(found)), atol=1e-5)
+            softly = name not in ("single_path", "random")  # which find a structure; points are weights of a mixture
+            assert (found.max() < 1) == softly, name
             assert set(row["test"]["point"]["robustness"]["deleted_edges"]) == {"0.0", "0.1", "0.3", "0.5"}
         else:
             assert row["test"]["point"]["robustness"]["deleted_edges"] == {}
