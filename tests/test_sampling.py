@@ -81,11 +81,11 @@ def without_prior(monkeypatch):
 
 def test_moments_of_a_posterior_meet_the_closed_form(regression, exact, monkeypatch):
     truth = exact.posterior.mean, exact.posterior.variance + exact.posterior.mean.square()
-    chains = sampling.nuts(build(), regression, draws=150, warmup=50, chains=2)
+    chains = sampling.nuts(build(), regression, draws=300, warmup=150, chains=2)
     check_moments(chains, "weights", *truth)
     assert chains.divergences == [0, 0]
     assert (chains.r_hat["weights"] < 1.05).all()
-    assert chains.draws["weights"].shape == (300, D)
+    assert chains.draws["weights"].shape == (600, D)
     assert predict(build(), chains.draws, regression[0]).shape == (N, 1)
     without_prior(monkeypatch)
     with pytest.raises(AssertionError):
