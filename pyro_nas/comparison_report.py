@@ -13,10 +13,7 @@ Rows = Mapping[str, Sequence[Mapping[str, Any]]]  # method → a row per seed
 
 
 def way(row: Mapping[str, Any]) -> str:
-    """Return by which of its ways a row is judged: draws of the posterior where it has one.
-
-    On validation data they were as accurate as the means, and better calibrated.
-    """
+    """Return by which of its ways a row is judged: draws of the posterior where it has one, else the point."""
     return "posterior" if "posterior" in row["test"] else "point"
 
 

@@ -34,8 +34,8 @@ class Task:
     """What all methods share; ``models`` and ``inference`` are the rooms, which the command line hands over.
 
     ``images`` is the budget of the search, ``children`` the networks that random search trains with it.
-    ``initial_scale``: the standard deviation that normal weights start with, small beside the weights of wide layers
-    (of 0.02 the noise costs a point of accuracy in a short training).
+    ``initial_scale``: the standard deviation that normal weights start with, small beside the weights of wide layers,
+    whose training its noise would slow.
     """
 
     models: Any

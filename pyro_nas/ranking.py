@@ -63,7 +63,7 @@ def ranking(models: Any, inference: Any) -> Callable[..., None]:
             resume: continue in that folder.
         """
         methods, seeds = list(dict.fromkeys(methods)), list(dict.fromkeys(seeds))
-        config = {"data": data, "methods": methods, "seeds": seeds, "images": images, "epochs": epochs,
+        config: dict[str, Any] = {"data": data, "methods": methods, "seeds": seeds, "images": images, "epochs": epochs,
                   "primitives": list(primitives)}  # fmt: skip
         for method in methods:
             checks.one_of("methods", method, METHODS)
@@ -80,8 +80,9 @@ def ranking(models: Any, inference: Any) -> Callable[..., None]:
         space = models.cell_spaces.nas_bench_201(split.train[0].shape[1], split.classes, **sizes, primitives=primitives)
         if len({*primitives}) < max(2, len(primitives)):
             raise ValueError(f"primitives: expected two or more, all different, got {list(primitives)}.")
-        folder = RunFolder(out, config, resume)
         task = Task(models, inference, space, split, images, seeds[0], place, batch_size=64)
+        config["task"] = task.settings()
+        folder = RunFolder(out, config, resume)
         cells = list(all_structures(space))
         accuracies = []
         for seed in seeds:
