@@ -148,7 +148,7 @@ def sizes_of(spaces: Any) -> dict[str, Size]:
     """Return the budgets by name."""
     small = partial(spaces.darts, primitives=PRIMITIVES, nodes=2, cells=2, stem_channels=8)
     short = partial(spaces.darts, primitives=PRIMITIVES, nodes=2, cells=3, stem_stride=2)
-    long = partial(spaces.nas_bench_201, repeats=1)
+    long = partial(spaces.nas_bench_201, nodes=3, repeats=1)
     return {
         "small": Size(
             60_000, 60, partial(small, channels=8), partial(small, channels=16),
@@ -158,5 +158,5 @@ def sizes_of(spaces: Any) -> dict[str, Size]:
             120_000, 6, partial(short, channels=8, stem_channels=16), partial(short, channels=16, stem_channels=32),
             children=4,
         ),
-        "long": Size(240_000, 30, partial(long, channels=8), partial(long, channels=16), presence=1.0),
+        "long": Size(240_000, 24, partial(long, channels=8), partial(long, channels=16), presence=1.0),
     }  # fmt: skip
