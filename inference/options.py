@@ -33,7 +33,8 @@ class Options:
     ``max_gradient_norm``: of each step. ``progress``: show a bar. ``augmentation``: a function of x that each
     training batch goes through, such as those of ``pyro_nas.augmentation``; validation data stay plain, those that
     a structure is fitted to too. Where λ is a site: ``vectorize_particles``: all particles, each with a λ, in one
-    batched computation; ``stratified``: their λ one from each of as many equally probable strata of its prior;
+    batched computation; ``dealt``: each on its own share of the batch, n/L of its n data, which costs what one particle
+    on all of them does; ``stratified``: their λ one from each of as many equally probable strata of its prior;
     ``emphasis``: a function of λ, the weight of 𝔏(λ) in what is ascended.
     """
 
@@ -54,6 +55,7 @@ class Options:
     max_gradient_norm: float | None = None
     progress: bool = False
     vectorize_particles: bool = False
+    dealt: bool = False
     stratified: bool = False
     emphasis: Callable[[torch.Tensor], torch.Tensor] | None = None
     augmentation: Augmentation | None = None
@@ -84,6 +86,12 @@ class Options:
             raise ValueError(
                 f"stratified: expected several particles in one computation, got particles={self.particles}, "
                 f"vectorize_particles={self.vectorize_particles}. Pass particles=4, vectorize_particles=True."
+            )
+        if self.dealt and not (self.vectorize_particles and 1 < self.particles <= self.batch_size):
+            raise ValueError(
+                f"dealt: expected several particles in one computation, and as many data in a batch or more, got "
+                f"particles={self.particles}, vectorize_particles={self.vectorize_particles}, "
+                f"batch_size={self.batch_size}. Pass particles=4, vectorize_particles=True, batch_size=64."
             )
         for callback in self.callbacks:
             checks.is_callable("callbacks", callback, "functions of an epoch's record")

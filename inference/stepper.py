@@ -15,6 +15,7 @@ from pyro_nas import checks
 from pyro_nas.evidence import Evidence
 from pyro_nas.inference.options import Options
 from pyro_nas.local_reparameterization import LocalReparameterization
+from pyro_nas.particles import deal
 from pyro_nas.sites import COMPLEXITY
 from pyro_nas.stratification import Stratified
 from pyro_nas.structure_per_example import StructurePerExample
@@ -127,6 +128,8 @@ class Stepper:
         strata = Stratified(COMPLEXITY) if self.options.stratified else nullcontext()
         local = LocalReparameterization() if self.options.local_reparameterization else nullcontext()
         each = StructurePerExample(len(y)) if self.options.structure_per_example else nullcontext()
+        if self.options.dealt and len(y) >= self.options.particles:  # else few data are left, for all
+            x, y = deal(x, y, self.options.particles)
         with strata as spread, local as effect, each as drawn:
             terms = self.evidence(x, y)
         if drawn is not None and not drawn.sites:

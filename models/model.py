@@ -27,7 +27,7 @@ from pyro_nas.models.priors import WeightPrior, normal
 from pyro_nas.models.structures import StructurePrior, check_temperature, gumbel_softmax
 from pyro_nas.network import Network
 from pyro_nas.packing import Packing
-from pyro_nas.particles import run_particles
+from pyro_nas.particles import Dealt, run_particles
 from pyro_nas.sites import COMPLEXITY, sample_sites
 from pyro_nas.space import Choices, Space
 
@@ -138,8 +138,9 @@ class Model(nn.Module):
     def forward(self, x: Inputs, y: torch.Tensor | None = None) -> torch.Tensor:
         """Draw w and Γ, run the network on x, observe (or draw) y; return the outputs, (batch, features).
 
-        Within a plate of L particles at dim −2 (each with w, Γ and λ of its own) outputs are (L, batch, features). A
-        structure of shape (batch, edge, choice) gives each example its own.
+        Within a plate of L particles at dim −2 (each with w, Γ and λ of its own) outputs are (L, batch, features);
+        where x is ``Dealt``, each particle has data of its own, and y is (L, batch, …) too. A structure of shape
+        (batch, edge, choice) gives each example its own.
         """
         with poutine.scale(scale=self.draw_complexity()):
             structure = {site: pyro.sample(site, self.structure_law(site)) for site in self.choices}
@@ -150,7 +151,7 @@ class Model(nn.Module):
             outputs = run_particles(self.network, weights, structure, x, self._shapes, self._batches, self._tied)
         else:
             outputs = functional_call(self.network, weights, x, {"structure": structure}, tie_weights=self._tied)
-        size = (x[0] if isinstance(x, tuple) else x).shape[0]
+        size = (x[0] if isinstance(x, tuple) else x).shape[isinstance(x, Dealt)]
         weight = weight * (self.num_data / size)
         with IndepMessenger("data", size, dim=-1), poutine.scale(scale=weight):  # a plate, not subsampled
             self.likelihood(outputs, y)

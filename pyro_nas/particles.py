@@ -15,6 +15,25 @@ from pyro_nas.network import Network
 Tensors = Mapping[str, torch.Tensor]
 
 
+class Dealt(tuple):
+    """Inputs of L particles that have data of their own: a tensor of shape (L, datum, …) for each input of a space."""
+
+
+def deal(x: Any, y: torch.Tensor, particles: int) -> tuple[Dealt, torch.Tensor]:
+    """Deal a batch to particles: the first n/L data to the first, and so on; n mod L data at its end are left out.
+
+    Where the order is random, L particles with n/L data each estimate Σ_l E_q log p(y | x, w_l) without bias, as L with
+    all n data do, and where they agree in what they would learn from a datum with the same noise of the data, at the
+    cost of one particle (λ by example: Dosovitskiy and Djolonga 2020, "You only train once").
+    """
+    each = len(y) // particles
+    parts = [
+        part[: each * particles].view(particles, each, *part.shape[1:])
+        for part in (*(x if isinstance(x, tuple) else (x,)), y)
+    ]
+    return Dealt(parts[:-1]), parts[-1]
+
+
 def run_particles(
     network: Network,
     weights: Tensors,
@@ -28,6 +47,7 @@ def run_particles(
 
     ``batched``: one computation by ``torch.vmap``, which runs every primitive. Otherwise one after the other, which is
     right for hard structures, of which only one primitive runs, and for batch normalisation, which counts its batches.
+    ``x`` is the same for all particles, unless it is ``Dealt``.
     Raises ValueError for draws in a plate at dim −1, that of the data, and for modules that ``torch.vmap`` cannot run.
     """
     tensors = {**weights, **structure}
@@ -39,11 +59,12 @@ def run_particles(
     def flat(tensors: Tensors) -> dict[str, torch.Tensor]:
         return {n: t.expand(lead + shapes[n]).reshape(-1, *shapes[n]) for n, t in tensors.items()}
 
-    def run(means: Tensors, variances: Tensors, gamma: Tensors, skip_zeros: bool) -> torch.Tensor:
+    def run(means: Tensors, variances: Tensors, gamma: Tensors, own: tuple, skip_zeros: bool) -> torch.Tensor:
         drawn = {n: GaussianTensor.of(mean, variances[n]) if n in variances else mean for n, mean in means.items()}
         arguments = {"structure": gamma, "skip_zeros": skip_zeros}
-        return functional_call(network, drawn, x, arguments, tie_weights=tie_weights)
+        return functional_call(network, drawn, own or x, arguments, tie_weights=tie_weights)
 
+    own = tuple(x) if isinstance(x, Dealt) else ()
     normal = {name: weight for name, weight in weights.items() if isinstance(weight, GaussianTensor)}
     parts = (
         flat({**weights, **{name: weight.mean_value for name, weight in normal.items()}}),
@@ -52,15 +73,18 @@ def run_particles(
     )
     if batched:
         try:
-            outputs = torch.vmap(partial(run, skip_zeros=False), randomness="different")(*parts)
+            outputs = torch.vmap(partial(run, skip_zeros=False), randomness="different")(*parts, own)
         except RuntimeError as error:
             raise ValueError(
                 f"vectorize_particles: a module of the network cannot run batched over weights: {error} "
                 "Pass vectorize_particles=False."
             ) from error
     else:
-        each = (tuple({n: t[index] for n, t in part.items()} for part in parts) for index in range(lead.numel()))
-        outputs = torch.stack([run(means, variances, gamma, True) for means, variances, gamma in each])
+        each = []
+        for index in range(lead.numel()):
+            means, variances, gamma = ({n: t[index] for n, t in part.items()} for part in parts)
+            each.append(run(means, variances, gamma, tuple(part[index] for part in own), True))
+        outputs = torch.stack(each)
     if outputs.dim() != 3:
         raise ValueError(
             f"vectorize_particles: expected outputs of shape (batch, features), got {tuple(outputs.shape[1:])}. "

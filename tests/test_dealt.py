@@ -1,0 +1,110 @@
+"""A batch dealt to particles: the same mean over all deals, the same noise of the data, at the cost of one particle."""
+
+import itertools
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from pyro_nas import Evidence, Space
+from pyro_nas.inference import svi
+from pyro_nas.models import Model, guides, hypernets, likelihoods, priors, structures
+from pyro_nas.particles import deal
+from pyro_nas.primitives import convolution, dense, flatten, skip
+
+X, Y = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0])
+IMAGES = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(1))
+CHOICE = Space({(0, 1): {"tanh": dense(3, 2, "tanh"), "relu": dense(3, 2, "relu")}, (1, 2): {"readout": dense(2, 2)}})
+IMAGE_SPACE = Space(
+    {
+        (0, 1): {"convolution": convolution(2, 2, normalization="group"), "skip": skip()},
+        (1, 2): {"flatten": flatten()},
+        (2, 3): {"readout": dense(18, 2)},
+    }
+)
+
+
+def over_complexity(space=CHOICE, **options):
+    torch.manual_seed(0)
+    model = Model(space, num_data=40, complexity=priors.log_uniform(0.1, 10.0), **options)
+    return model, hypernets.Linear(guides.MeanField(model, 0.3))
+
+
+def hard_images():
+    torch.manual_seed(0)
+    model = Model(IMAGE_SPACE, num_data=40, structure=structures.categorical())
+    return model, guides.MeanField(model, 0.3)
+
+
+CASES = {
+    "classes": (over_complexity, X, Y),
+    "real": (lambda: over_complexity(likelihood=likelihoods.gaussian(0.5)), X, torch.randn(4, 2)),
+    "hard structure, images": (hard_images, IMAGES, Y),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_mean_over_all_deals_is_the_estimate_on_the_whole_batch(case):
+    make, x, y = CASES[case]
+    model, guide = make()
+    evidence = Evidence(model, guide, 2, vectorize_particles=True).eval()
+
+    def estimate(x, y):
+        torch.manual_seed(1)  # the same λ, structures and weights every time
+        with torch.no_grad():
+            return evidence(x, y).log_likelihood
+
+    orders = [list(order) for order in itertools.permutations(range(4))]
+    dealt = [estimate(*deal(x[order], y[order], 2)) for order in orders]
+    assert torch.stack(dealt).mean() == pytest.approx(float(estimate(x, y)), rel=1e-5)
+    first = [estimate(*deal(x[order], y[order], 2)) for order in orders if order[0] == 0]  # never shuffled enough
+    assert torch.stack(first).mean() != pytest.approx(float(estimate(x, y)), rel=1e-3)
+
+
+def test_the_noise_of_the_data_is_that_of_the_whole_batch():
+    torch.manual_seed(0)
+    model = Model(CHOICE, num_data=40, complexity=priors.log_uniform(0.1, 10.0))
+    guide = hypernets.Linear(guides.MeanField(model, 1e-4))
+    guide.coefficients.requires_grad_(False)
+    evidence = Evidence(model, guide, 4, vectorize_particles=True)
+
+    def spread(change):
+        torch.manual_seed(2)
+        with torch.no_grad():
+            return torch.stack(
+                [evidence(*change(torch.randn(16, 3), torch.randint(2, (16,)))).log_likelihood for _ in range(600)]
+            ).var()
+
+    whole = spread(lambda x, y: (x, y))
+    assert 0.8 < spread(lambda x, y: deal(x, y, 4)) / whole < 1.25
+    assert spread(lambda x, y: (x[:4], y[:4])) / whole > 2.5  # all particles on one share
+
+
+def test_a_fit_deals_what_it_can_and_shares_a_last_batch_of_few():
+    x, y = torch.randn(35, 3), torch.randint(2, (35,))
+    sizes = []
+
+    class Seen(torch.nn.Linear):
+        def forward(self, x):
+            sizes.append(len(x))  # under vmap the size of one particle's data
+            return super().forward(x)
+
+    model, guide = over_complexity(Space({(0, 1): {"seen": lambda: Seen(3, 2)}}))
+    loader = DataLoader(TensorDataset(x, y), batch_size=16)
+    history = svi.fit(model, guide, loader, epochs=1, particles=4, vectorize_particles=True, dealt=True)
+    assert sizes[-3:] == [4, 4, 3]  # of 16, 16 and 3 data
+    assert torch.isfinite(torch.tensor(history[-1]["evidence"]))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"particles": 1, "vectorize_particles": True},
+        {"particles": 4, "vectorize_particles": False},
+        {"particles": 4, "vectorize_particles": True, "batch_size": 3},
+    ],
+)
+def test_dealing_asks_for_particles_and_data(options):
+    model, guide = over_complexity()
+    with pytest.raises(ValueError, match=r"dealt: expected several particles .* Pass particles=4"):
+        svi.fit(model, guide, (X, Y), dealt=True, **options)
