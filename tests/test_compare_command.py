@@ -200,6 +200,28 @@ def test_edges_become_rarer_while_a_posterior_is_retrained(monkeypatch):
     assert max(map(abs, terms)) < 1e-4
 
 
+def test_the_plain_network_takes_the_epochs_that_fit_into_the_time(monkeypatch):
+    """Ten epochs and half their time of search, each as long as three of its own: 45."""
+    split = load("digits", valid_fraction=0.5)
+    task = Task(models, inference, tiny(1, 10), split, 3000, 0, torch.device("cpu"))
+    derived = random_structure(task.space, torch.Generator().manual_seed(0))
+    other = {
+        "derived": {site: table.tolist() for site, table in derived.items()},
+        "search": {"seconds": 50.0},
+        "retrain": {"epochs": 10, "seconds": 100.0},
+    }
+    timed = []
+
+    def timing(task, size, network, posterior, epochs):
+        timed.append((posterior, epochs))
+        return None, None, 6.0 if posterior else 2.0
+
+    monkeypatch.setattr(comparison_module, "retrain", timing)
+    monkeypatch.setattr(comparison_module, "retrained", lambda *arguments: arguments[-2:])
+    assert comparison_module._plain(task, SIZE, other) == (False, 45)
+    assert timed == [(True, 1), (False, 1)]
+
+
 def test_a_posterior_is_discretised_in_three_ways():
     split = load("digits", valid_fraction=0.5)
     task = Task(models, inference, tiny(1, 10, 4), split, 3000, 0, torch.device("cpu"))
