@@ -131,8 +131,8 @@ def autonormal(sizes):
     return step
 
 
-def hypernet(form, local, particles):
-    """A step of a hypernetwork over λ, 784-50-10, with this many values of λ."""
+def hypernet(form, local, particles, dealt=False):
+    """A step of a hypernetwork over λ, 784-50-10, with this many values of λ, each on all data or on its share."""
     model = Model(
         space([784, 50, 10]),
         num_data=NUM_DATA,
@@ -140,7 +140,8 @@ def hypernet(form, local, particles):
         complexity=priors.log_uniform(0.1, 100.0),
     )
     guide = form(guides.MeanField(model))
-    options = Options(particles=particles, vectorize_particles=particles > 1, local_reparameterization=local)
+    several = {"particles": particles, "vectorize_particles": particles > 1, "dealt": dealt}
+    options = Options(local_reparameterization=local, **several)
     named = {f"guide.{name}": value for name, value in guide.named_parameters()}
     stepper = Stepper(options.evidence(model, guide), named, NUM_DATA, 1, adam(LR), None, options)
     return lambda x, y: stepper(0, x, y).summary()
@@ -152,7 +153,8 @@ def over_complexity():
     for form in (hypernets.Linear, hypernets.Spline):
         for local in (False, True):
             for batch in (64, 256):
-                found = medians({str(count): hypernet(form, local, count) for count in (1, 5)}, batch)
+                steps = {str(count): hypernet(form, local, count) for count in (1, 5)}
+                found = medians({**steps, "5, dealt": hypernet(form, local, 5, dealt=True)}, batch)
                 rows.append(
                     {
                         "hypernetwork": form.__name__,
@@ -160,6 +162,7 @@ def over_complexity():
                         "batch": batch,
                         "milliseconds": {name: round(value, 3) for name, value in found.items()},
                         "five/one": round(found["5"] / found["1"], 3),
+                        "five, dealt/one": round(found["5, dealt"] / found["1"], 3),
                     }
                 )
                 print(json.dumps(rows[-1]), flush=True)
