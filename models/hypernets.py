@@ -18,6 +18,7 @@ from torch.func import functional_call
 from pyro_nas import checks
 from pyro_nas.models.guides import Draws, Guide, is_real, key_of
 from pyro_nas.models.model import Model
+from pyro_nas.models.splines import Shrinkage, b_splines
 from pyro_nas.sites import device_of, sample_sites
 
 
@@ -142,23 +143,23 @@ class _Factors(nn.Module):
 
 
 class Spline(Hypernetwork):
-    """θ(λ) piecewise linear in log λ; weights shrink as the linear-Gaussian optimum does, and their means with them.
+    """θ(λ) a quadratic spline in log λ; weights shrink as the linear-Gaussian optimum does, and their means with them.
 
-    A standard deviation σ is that of σ² = λ / (g(λ) + λ/τ²), log g linear between ``scale_knots`` values of λ, τ²
-    the prior's variance: v_j(λ) = λ / (G_jj + λ/τ_j²) is the optimum of a linear-Gaussian model, where g does not
-    depend on λ. A location is m = a(λ) √(1 − σ²/τ²): a weight that the data do not tell of has σ = τ and m = 0.
-    (The power was chosen on validation data, among 0, ¼, ½ and 1; of ¼ one run with 7 knots was also seen on the
-    test part.) a, and all else of the guide, is linear between ``knots`` values of λ, spaced evenly in log λ over
-    its prior's range. (Where τ depends on other sites, or the prior's mean is not 0, m and log σ themselves are.) A
-    knot's parameters serve its neighbourhood alone, so that small λ and large λ do not compete for them. In the
-    middle of the range it starts as its guide, but with σ at most 0.95 τ.
+    A standard deviation σ is that of σ² = λ / (g(λ) + λ/τ²), log g a combination of ``scale_bases`` B-splines, τ² the
+    prior's variance: v_j(λ) = λ / (G_jj + λ/τ_j²) is the optimum of a linear-Gaussian model, where g does not depend
+    on λ. A location is m = a(λ) √(1 − σ²/τ²): a weight that the data do not tell of has σ = τ and m = 0. (The power
+    was chosen on validation data, among 0, ¼, ½ and 1; of ¼ one run was also seen on the test part.) a, and all else
+    of the guide, is a combination of ``bases`` B-splines of degree 2, their knots evenly spaced in log λ over its
+    prior's range. (Where τ depends on other sites, or the prior's mean is not 0, m and log σ themselves are.) The
+    parameters of a B-spline serve its neighbourhood alone, so that small λ and large λ do not compete for them, and
+    d𝔏/dλ has no jumps. In the middle of the range it starts as its guide, but with σ at most 0.95 τ.
     """
 
-    def __init__(self, guide: Guide, knots: int = 7, scale_knots: int | None = None):
+    def __init__(self, guide: Guide, bases: int = 7, scale_bases: int | None = None):
         super().__init__(guide)
-        scale_knots = knots if scale_knots is None else scale_knots
-        checks.integer("knots", knots, low=2)
-        checks.integer("scale_knots", scale_knots, low=2)
+        scale_bases = bases if scale_bases is None else scale_bases
+        checks.integer("bases", bases, low=3)
+        checks.integer("scale_bases", scale_bases, low=3)
         low, high = _range(self.model)
         self.log_low, self.log_high = math.log(low), math.log(high)
         middle = math.exp(0.5 * (self.log_low + self.log_high))
@@ -171,7 +172,7 @@ class Spline(Hypernetwork):
             self.register_buffer(f"precision/{site}", precision, persistent=False)
             self._shrinking.append((loc, log_scale, f"precision/{site}"))
         scales = [log_scale for _, log_scale, _ in self._shrinking]
-        counts = {key: scale_knots if key in scales else knots for key in initial}
+        counts = {key: scale_bases if key in scales else bases for key in initial}
         self.coefficients = nn.ParameterDict(
             {key: nn.Parameter(value.expand(counts[key], *value.shape).clone()) for key, value in initial.items()}
         )
@@ -182,13 +183,10 @@ class Spline(Hypernetwork):
         place = ((log_complexity - self.log_low) / (self.log_high - self.log_low)).clamp(0, 1)
         values = {}
         for key, coefficients in self.coefficients.items():
-            count = len(coefficients)
-            knots = torch.arange(count, device=place.device)
-            basis = (1 - (place.unsqueeze(-1) * (count - 1) - knots).abs()).clamp_min(0)  # (…, knots)
-            values[key] = combine(basis, coefficients)
+            values[key] = combine(b_splines(place, len(coefficients)), coefficients)
         for loc, log_scale, precision in self._shrinking:
             own = log_complexity.reshape(complexity.shape + (1,) * (values[loc].dim() - complexity.dim()))
-            values[loc], values[log_scale] = _Shrinkage.apply(
+            values[loc], values[log_scale] = Shrinkage.apply(
                 values[loc], values[log_scale] - own, self.get_buffer(precision)
             )
         return self._values(values)
@@ -206,31 +204,6 @@ class Spline(Hypernetwork):
             if torch.equal(first, second) and bool(first.isfinite().all()) and not bool(law.mean.any()):
                 found[key_of(site)] = (1 / first).expand(latent.initial.shape).clone()
         return found
-
-
-class _Shrinkage(torch.autograd.Function):
-    """(a, log g/λ, 1/τ²) → (m, log σ): σ⁻² = g/λ + 1/τ², m = a √(1 − σ²/τ²), in few passes over the weights."""
-
-    @staticmethod
-    def forward(ctx, amplitude, log_gain, precision):
-        gain = log_gain.exp()
-        total = gain + precision
-        share = gain.div_(total)  # 1 − σ²/τ²
-        root = share.sqrt()
-        loc, log_scale = amplitude * root, total.log_().mul_(-0.5)
-        ctx.save_for_backward(amplitude, log_gain, precision, share, root, loc)
-        return loc, log_scale
-
-    @staticmethod
-    def backward(ctx, loc_gradient, log_scale_gradient):
-        amplitude, log_gain, precision, share, root, loc = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated again, through the inputs
-            share = torch.sigmoid(log_gain - precision.log())
-            root = share.sqrt()
-            loc = amplitude * root
-        change = loc * loc_gradient
-        both = change + log_scale_gradient
-        return root * loc_gradient, 0.5 * torch.addcmul(change, share, both, value=-1), None
 
 
 def _range(model: Model) -> tuple[float, float]:

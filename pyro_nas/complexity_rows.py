@@ -234,7 +234,7 @@ def train(name: str, setting: Setting, done: dict[str, Row]) -> Row:
             "emphasis": emphasis,
         }
         several |= {"optimizer": setting.inference.adam(6e-3), "scheduler": setting.inference.one_cycle(6e-3)}
-        spline = partial(hypernets.Spline, knots=4, scale_knots=2)
+        spline = partial(hypernets.Spline, bases=4, scale_bases=3)
         return hypernet(setting, spline, epochs, priors.log_interval(LOW, HIGH, ends=0.25), **several)
     return tuned(setting, done[name.partition(" + ")[0]])
 

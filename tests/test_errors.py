@@ -200,7 +200,7 @@ BAD = {
         "guide", "batch normalisation"),
     "hypernetwork unit": (lambda: hypernets.Linear(over_all(), unit=0.0), "unit", "0.0"),
     "hypernetwork hidden": (lambda: hypernets.LowRank(over_all(), hidden=0), "hidden", "0"),
-    "hypernetwork knots": (lambda: hypernets.Spline(over_all(), knots=1), "knots", "1"),
+    "hypernetwork bases": (lambda: hypernets.Spline(over_all(), bases=2), "bases", "2"),
     "fixed λ": (lambda: hypernets.Linear(over_all()).fixed(-1.0, model()), "complexity", "-1.0"),
     "λ of another library": (
         lambda: model(complexity=torch.distributions.LogNormal(0.0, 1.0)), "complexity", "pyro.distributions"),

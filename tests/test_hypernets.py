@@ -3,10 +3,12 @@
 from contextlib import nullcontext
 from functools import partial
 
+import numpy as np
 import pyro
 import pytest
 import torch
 from pyro import poutine
+from scipy.interpolate import BSpline
 from torch import nn
 
 from pyro_nas import Evidence, Space
@@ -14,6 +16,7 @@ from pyro_nas.evidence import evaluate
 from pyro_nas.inference import adam, clipped, one_cycle, svi
 from pyro_nas.local_reparameterization import LocalReparameterization
 from pyro_nas.models import Model, guides, hypernets, likelihoods, priors, structures
+from pyro_nas.models.splines import b_splines
 from pyro_nas.primitives import dense
 from pyro_nas.stratification import Stratified
 
@@ -21,7 +24,7 @@ N, D, NOISE, PRIOR, LOW, HIGH = 60, 4, 0.7, 0.8, 0.1, 100.0
 FORMS = {
     "linear": hypernets.Linear,
     "low rank": partial(hypernets.LowRank, hidden=5),
-    "spline": partial(hypernets.Spline, knots=4),
+    "spline": partial(hypernets.Spline, bases=4),
 }
 
 
@@ -104,13 +107,13 @@ def reacts(hypernet, x, y):
 
 @pytest.mark.parametrize("seed", [11, 12])
 def test_the_spline_meets_the_closed_form_for_every_complexity_and_reacts_to_it(seed):
-    x, y, hypernet = trained(partial(hypernets.Spline, knots=7), seed)
+    x, y, hypernet = trained(partial(hypernets.Spline, bases=7), seed)
     assert meets_the_closed_form(x, y, hypernet)
     assert reacts(hypernet, x, y)
 
 
 def test_without_its_input_it_does_neither():
-    x, y, hypernet = trained(partial(hypernets.Spline, knots=7), 11, frozen=True)
+    x, y, hypernet = trained(partial(hypernets.Spline, bases=7), 11, frozen=True)
     assert not meets_the_closed_form(x, y, hypernet)
     assert not reacts(hypernet, x, y)
 
@@ -242,9 +245,18 @@ def test_formulas():
     assert torch.allclose(found, base + torch.outer(first, second), atol=1e-6)
 
 
-def test_the_spline_at_its_knots_between_them_and_outside():
+def test_b_splines_are_scipys():
+    place = torch.linspace(0, 1, 41, dtype=torch.double)
+    for count in (3, 4, 7):
+        knots = np.concatenate([[0, 0], np.linspace(0, 1, count - 1), [1, 1]])
+        expected = BSpline.design_matrix(place.numpy(), knots, 2).toarray()
+        assert np.allclose(b_splines(place, count).numpy(), expected, atol=1e-12)
+        assert not np.allclose(b_splines(place**1.1, count).numpy(), expected, atol=1e-3)
+
+
+def test_the_spline_at_its_ends_between_them_and_outside():
     torch.manual_seed(0)
-    hypernet = hypernets.Spline(guides.MeanField(network()), knots=4)
+    hypernet = hypernets.Spline(guides.MeanField(network()), bases=4)
     with torch.no_grad():
         for value in hypernet.coefficients.values():
             value.normal_()
@@ -255,8 +267,8 @@ def test_the_spline_at_its_knots_between_them_and_outside():
         variance = complexity / (g + complexity / 1.0)  # the prior's τ is 1
         return {"loc.weights": a * (g / (g + complexity)).sqrt(), "log_scale.weights": 0.5 * variance.log()}
 
-    knot, end = [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]
-    for complexity, weights in ((1.0, knot), (10**-0.5, [0.5, 0.5, 0.0, 0.0]), (100.0, end), (1e4, end)):
+    middle, end = [0.0, 0.5, 0.5, 0.0], [0.0, 0.0, 0.0, 1.0]
+    for complexity, weights in ((10**0.5, middle), (1.0, [1 / 9, 2 / 3, 2 / 9, 0.0]), (100.0, end), (1e4, end)):
         found, right = hypernet.at(torch.tensor(complexity)), expected(weights, complexity)
         assert all(torch.allclose(found[name], right[name], rtol=1e-4, atol=1e-5) for name in right)
         for name in right:  # and by the derivative written out, the same as by torch's own
