@@ -195,7 +195,7 @@ def _evidence(setting: Setting, model: nn.Module, guide: nn.Module) -> float:
 
 def emphasis(complexity: torch.Tensor) -> torch.Tensor:
     """Return the weight of 𝔏(λ) of the protocol "best": evidences of large λ are larger by orders of magnitude."""
-    return (1 + complexity / 3).rsqrt()
+    return (1 + complexity / 0.3).rsqrt()
 
 
 # The paper does not say where means start. With a draw of the prior "direct" and "linear" are as published (with
@@ -234,8 +234,10 @@ def train(name: str, setting: Setting, done: dict[str, Row]) -> Row:
             "emphasis": emphasis,
         }
         several |= {"optimizer": setting.inference.adam(6e-3), "scheduler": setting.inference.one_cycle(6e-3)}
-        spline = partial(hypernets.Spline, bases=4, scale_bases=3)
-        return hypernet(setting, spline, epochs, priors.log_interval(LOW, HIGH, ends=0.25), **several)
+        several["batch_size"] = 2 * setting.options["batch_size"]
+        spline = partial(hypernets.Spline, bases=6, scale_bases=4)
+        prior = priors.log_interval(0.6 * LOW, 1.3 * HIGH, ends=0.25)  # an end has neighbours on one side only
+        return hypernet(setting, spline, epochs, prior, **several)
     return tuned(setting, done[name.partition(" + ")[0]])
 
 
