@@ -59,14 +59,15 @@ def collapse(choices: Sequence[Mapping[str, str]]) -> dict[str, Any]:
 def tables(summary: Mapping[str, Any]) -> str:
     """Return the tables as Markdown, mean ± sd over seeds."""
     first = ["method", "accuracy, %", "calibration error", "search, s", "retraining, s", "search, images",
-             "parameters", "multiply-accumulates", "latency, µs an image"]  # fmt: skip
+             "networks averaged", "parameters", "multiply-accumulates", "latency, µs an image"]  # fmt: skip
     lines = ["### Test accuracy and cost", "", table_row(first), "|---" * len(first) + "|"]
     for method, entry in summary.items():
         test, cost, search = entry["test"][entry["judged_by"]], entry["cost"], entry.get("search")
         lines.append(table_row([
             method, _pm(test["accuracy"], 100, 2), _pm(test["calibration_error"], 1, 4),
             _pm(search["seconds"], 1, 0) if search else "–", _pm(entry["retrain"]["seconds"], 1, 0),
-            _pm(search["images"], 1, 0) if search else "–", _pm(cost["parameters"], 1, 0),
+            _pm(search["images"], 1, 0) if search else "–", f"{cost['networks']['mean']:.0f}",
+            _pm(cost["parameters"], 1, 0),
             _pm(cost["multiply_accumulates"], 1e-6, 2) + " M", _pm(cost["latency"], 1, 0),
         ]))  # fmt: skip
     second = ["method", "skips", "pools", "zeros", "edges", "agreement of seeds", "over random, %"]
