@@ -23,6 +23,7 @@ from pyro_nas.inference.options import Options, Record
 from pyro_nas.inference.schedules import Schedule
 from pyro_nas.inference.state import FitState, named_parameters
 from pyro_nas.inference.stepper import NonFiniteLoss, OptimizerFactory, SchedulerFactory, Stepper
+from pyro_nas.network import Network
 from pyro_nas.posterior import choice_probabilities
 from pyro_nas.runs import Checkpoint
 
@@ -52,6 +53,8 @@ class Session(AbstractContextManager):
         for batches in (self.train, self.valid):
             if batches is not None and hasattr(model, "check"):
                 model.check(*(batches.everything() or batches.first()))
+        if options.dealt:
+            _check_dealt(model, self.train.first()[1], options.particles)
         self.steps = options.epochs * len(self.train)
         self._stack = ExitStack()
 
@@ -185,6 +188,20 @@ class Session(AbstractContextManager):
         for part in (self.model, self.guide):
             if isinstance(part, nn.Module):
                 part.train(mode)
+
+
+def _check_dealt(model: Any, y: torch.Tensor, particles: int) -> None:
+    """Raise where a model cannot take data with a particle axis, or a batch has fewer data than particles."""
+    network = getattr(model, "network", None)
+    if not isinstance(network, Network):
+        raise TypeError(f"dealt: expected a Model of pyro_nas.models, got {checks.describe(model)}. Switch it off.")
+    if network.keeps_statistics():
+        raise ValueError(
+            "dealt: expected a network without batch normalisation, whose statistics would be of a share of a batch, "
+            "got one with it. Use torch.nn.GroupNorm in your primitives, or switch it off."
+        )
+    if len(y) < particles:
+        raise ValueError(f"dealt: expected {particles} data in a batch or more, one a particle, got {len(y)}.")
 
 
 def _check_schedule(model: Any, name: str, schedule: Schedule) -> None:

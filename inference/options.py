@@ -33,8 +33,8 @@ class Options:
     ``max_gradient_norm``: of each step. ``progress``: show a bar. ``augmentation``: a function of x that each
     training batch goes through, such as those of ``pyro_nas.augmentation``; validation data stay plain, those that
     a structure is fitted to too. Where λ is a site: ``vectorize_particles``: all particles, each with a λ, in one
-    batched computation; ``dealt``: each on its own share of the batch, n/L of its n data, which costs what one particle
-    on all of them does; ``stratified``: their λ one from each of as many equally probable strata of its prior;
+    batched computation; ``dealt``: each on its own share of the batch, n/L of its n data: the network then runs as
+    many data as with one particle; ``stratified``: their λ from as many equally probable strata of its prior;
     ``emphasis``: a function of λ, the weight of 𝔏(λ) in what is ascended.
     """
 
@@ -82,17 +82,12 @@ class Options:
             raise ValueError(
                 "structure_per_example: expected no vectorize_particles beside it, got both. Switch one of them off."
             )
-        if self.stratified and not (self.vectorize_particles and self.particles > 1):
-            raise ValueError(
-                f"stratified: expected several particles in one computation, got particles={self.particles}, "
-                f"vectorize_particles={self.vectorize_particles}. Pass particles=4, vectorize_particles=True."
-            )
-        if self.dealt and not (self.vectorize_particles and 1 < self.particles <= self.batch_size):
-            raise ValueError(
-                f"dealt: expected several particles in one computation, and as many data in a batch or more, got "
-                f"particles={self.particles}, vectorize_particles={self.vectorize_particles}, "
-                f"batch_size={self.batch_size}. Pass particles=4, vectorize_particles=True, batch_size=64."
-            )
+        for name in ("stratified", "dealt"):
+            if getattr(self, name) and not (self.vectorize_particles and self.particles > 1):
+                raise ValueError(
+                    f"{name}: expected several particles in one computation, got particles={self.particles}, "
+                    f"vectorize_particles={self.vectorize_particles}. Pass particles=4, vectorize_particles=True."
+                )
         for callback in self.callbacks:
             checks.is_callable("callbacks", callback, "functions of an epoch's record")
         if self.resume and self.checkpoint is None:

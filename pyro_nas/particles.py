@@ -22,9 +22,10 @@ class Dealt(tuple):
 def deal(x: Any, y: torch.Tensor, particles: int) -> tuple[Dealt, torch.Tensor]:
     """Deal a batch to particles: the first n/L data to the first, and so on; n mod L data at its end are left out.
 
-    Where the order is random, L particles with n/L data each estimate Σ_l E_q log p(y | x, w_l) without bias, as L with
-    all n data do, and where they agree in what they would learn from a datum with the same noise of the data, at the
-    cost of one particle (λ by example: Dosovitskiy and Djolonga 2020, "You only train once").
+    Where the order is random, the mean over particles of (N/n_l) Σ_i log p(y_i | x_i, w_l) has the expectation that it
+    has with all n data for each, and the network runs n data instead of L n. The noise of the data is the same in what
+    all particles would move alike, and up to L times the variance in what one of them moves alone, such as a knot of a
+    spline over λ (λ by example: Dosovitskiy and Djolonga 2020, "You only train once").
     """
     each = len(y) // particles
     parts = [

@@ -2,8 +2,11 @@
 
 import itertools
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoNormal
 from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_nas import Evidence, Space
@@ -11,6 +14,7 @@ from pyro_nas.inference import svi
 from pyro_nas.models import Model, guides, hypernets, likelihoods, priors, structures
 from pyro_nas.particles import deal
 from pyro_nas.primitives import convolution, dense, flatten, skip
+from pyro_nas.sites import Substitute
 
 X, Y = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0])
 IMAGES = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(1))
@@ -61,23 +65,30 @@ def test_the_mean_over_all_deals_is_the_estimate_on_the_whole_batch(case):
     assert torch.stack(first).mean() != pytest.approx(float(estimate(x, y)), rel=1e-3)
 
 
-def test_the_noise_of_the_data_is_that_of_the_whole_batch():
+def test_the_noise_of_the_data_is_that_of_the_whole_batch_where_particles_agree():
+    """The gradient of what all λ share has the variance of the whole batch, that of what one λ moves alone up to L."""
     torch.manual_seed(0)
-    model = Model(CHOICE, num_data=40, complexity=priors.log_uniform(0.1, 10.0))
-    guide = hypernets.Linear(guides.MeanField(model, 1e-4))
-    guide.coefficients.requires_grad_(False)
+    model = Model(Space({(0, 1): {"readout": dense(3, 2)}}), num_data=40, complexity=priors.log_uniform(0.1, 10.0))
+    guide = hypernets.Linear(guides.MeanField(model, 1e-5), unit=1.0)
     evidence = Evidence(model, guide, 4, vectorize_particles=True)
+    complexities = torch.tensor([[1e-6], [1e-6], [1e-6], [3.0]])  # θ(λ) = b₃ + b₂ λ: the last particle alone moves b₂
 
-    def spread(change):
+    def spreads(change):
         torch.manual_seed(2)
-        with torch.no_grad():
-            return torch.stack(
-                [evidence(*change(torch.randn(16, 3), torch.randint(2, (16,)))).log_likelihood for _ in range(600)]
-            ).var()
+        found = []
+        for _ in range(1000):
+            x, y = change(torch.randn(16, 3), torch.randint(2, (16,)))
+            with Substitute({"complexity": complexities}):
+                terms = evidence(x, y)
+            (gradient,) = torch.autograd.grad(terms.log_likelihood, [guide.coefficients["loc/weights"]])
+            found.append(gradient)
+        return torch.stack(found).var(0).mean(-1)  # of b₃ and of b₂
 
-    whole = spread(lambda x, y: (x, y))
-    assert 0.8 < spread(lambda x, y: deal(x, y, 4)) / whole < 1.25
-    assert spread(lambda x, y: (x[:4], y[:4])) / whole > 2.5  # all particles on one share
+    whole = spreads(lambda x, y: (x, y))
+    shared, alone = (spreads(lambda x, y: deal(x, y, 4)) / whole).tolist()
+    assert 0.85 < shared < 1.15
+    assert 3.4 < alone < 4.6
+    assert spreads(lambda x, y: (x[:4], y[:4]))[0] / whole[0] > 3.4  # all particles on one share
 
 
 def test_a_fit_deals_what_it_can_and_shares_a_last_batch_of_few():
@@ -96,15 +107,36 @@ def test_a_fit_deals_what_it_can_and_shares_a_last_batch_of_few():
     assert torch.isfinite(torch.tensor(history[-1]["evidence"]))
 
 
+def foreign(x, y):
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(pyro.sample("mean", dist.Normal(0.0, 1.0)), 1.0), obs=y)
+
+
+def normalised():
+    torch.manual_seed(0)
+    model = Model(Space({(0, 1): {"convolution": convolution(2, 2)}, (1, 2): {"flatten": flatten()}}), num_data=4)
+    return model, guides.MeanField(model)
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("make", "options", "error", "message"),
     [
-        {"particles": 1, "vectorize_particles": True},
-        {"particles": 4, "vectorize_particles": False},
-        {"particles": 4, "vectorize_particles": True, "batch_size": 3},
+        (
+            over_complexity,
+            {"particles": 1},
+            ValueError,
+            "expected several particles in one computation, got particles=1",
+        ),
+        (over_complexity, {"vectorize_particles": False}, ValueError, "vectorize_particles=False. Pass particles=4"),
+        (over_complexity, {"batch_size": 3}, ValueError, "expected 4 data in a batch or more, one a particle, got 3"),
+        (normalised, {}, ValueError, "without batch normalisation"),
+        (lambda: (foreign, AutoNormal(foreign)), {}, TypeError, "expected a Model of pyro_nas.models"),
     ],
 )
-def test_dealing_asks_for_particles_and_data(options):
-    model, guide = over_complexity()
-    with pytest.raises(ValueError, match=r"dealt: expected several particles .* Pass particles=4"):
-        svi.fit(model, guide, (X, Y), dealt=True, **options)
+def test_dealing_asks_for_particles_data_and_a_network_that_can(make, options, error, message):
+    with pytest.raises(error, match=f"^dealt: .*{message}"):
+        svi.fit(
+            *make(),
+            (IMAGES if make is normalised else X, Y),
+            **{"particles": 4, "vectorize_particles": True, "dealt": True, **options},
+        )
