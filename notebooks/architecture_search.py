@@ -202,7 +202,7 @@ searched = sizes_of(cell_spaces)["short"].searched(1, 10)
 
 
 def found(method, seed=0):
-    return {site: torch.tensor(table) for site, table in short["rows"][method][seed]["structure"].items()}
+    return {site: torch.tensor(table) for site, table in short["structures"][method][seed].items()}
 
 
 figure = plot_architecture(searched, found("vardarts"))

@@ -62,7 +62,7 @@ def tables(summary: Mapping[str, Any]) -> str:
     Parameters, operations and latency are of one network; a prediction costs that times the networks it averages.
     """
     first = ["method", "accuracy, %", "calibration error", "search, s", "retraining, s", "search, images",
-             "networks averaged", "parameters", "multiply-accumulates", "latency, µs an image"]  # fmt: skip
+             "parameters", "multiply-accumulates", "latency, µs an image"]  # fmt: skip
     lines = ["### Test accuracy and cost", "", table_row(first), "|---" * len(first) + "|"]
     for method, entry in summary.items():
         cost, search = entry["cost"], entry.get("search")
@@ -71,7 +71,7 @@ def tables(summary: Mapping[str, Any]) -> str:
                 _label(method, entry, name), _pm(test["accuracy"], 100, 2), _pm(test["calibration_error"], 1, 4),
                 _pm(search["seconds"], 1, 0) if search else "–", _pm(entry["retrain"]["seconds"], 1, 0),
                 _pm(search["images"], 1, 0) if search else "–",
-                "1" if name == "point" else f"{cost['networks']['mean']:.0f}", _pm(cost["parameters"], 1, 0),
+                _pm(cost["parameters"], 1, 0),
                 _pm(cost["multiply_accumulates"], 1e-6, 2) + " M", _pm(cost["latency"], 1, 0),
             ]))  # fmt: skip
     second = ["method", "skips", "pools", "zeros", "edges", "agreement of seeds", "over random, %"]
