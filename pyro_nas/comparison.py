@@ -104,13 +104,10 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
                 print(f"{method}, seed {seed}: {_line(found)}", flush=True)
         summary = summarise(rows)
         text = tables(summary)
-        structures = {
-            method: [row["structure"] for row in found if "structure" in row] for method, found in rows.items()
-        }
         folder.write_json(
             "summary.json",
             {"command": "pyro-nas compare", "config": config, "machine": machine, "methods": summary,
-             "structures": structures},
+             "rows": rows},
         )  # fmt: skip
         folder.write_text("tables.md", text)
         for method, found in rows.items():

@@ -138,7 +138,8 @@ def single_path(task: Task) -> Found:
 def random(task: Task) -> Found:
     """Distinct uniform structures, each trained for its share of the budget; the best by validation accuracy."""
     train, start, images = task.split.train, time.perf_counter(), 0
-    epochs = max(1, int(task.images // task.children // len(train[1])))
+    scored = min(SCORED, len(task.split.valid[1]))
+    epochs = max(1, int((task.images / task.children - scored) // len(train[1])))
 
     def score(structure: Vertex) -> float:
         nonlocal images
@@ -150,7 +151,7 @@ def random(task: Task) -> Found:
         images += count.images
         return result
 
-    share = epochs * len(train[1]) + min(SCORED, len(task.split.valid[1]))
+    share = epochs * len(train[1]) + scored
     children = max(1, round(task.images / share))
     found = task.inference.random_search.search(task.space, score, children, task.seed)
     return Found(found[0].structure, images, time.perf_counter() - start)

@@ -57,18 +57,23 @@ def collapse(choices: Sequence[Mapping[str, str]]) -> dict[str, Any]:
 
 
 def tables(summary: Mapping[str, Any]) -> str:
-    """Return the tables as Markdown, mean ± sd over seeds."""
+    """Return the tables as Markdown, mean ± sd over seeds.
+
+    Parameters, operations and latency are of one network; a prediction costs that times the networks it averages.
+    """
     first = ["method", "accuracy, %", "calibration error", "search, s", "retraining, s", "search, images",
              "parameters", "multiply-accumulates", "latency, µs an image"]  # fmt: skip
     lines = ["### Test accuracy and cost", "", table_row(first), "|---" * len(first) + "|"]
     for method, entry in summary.items():
-        test, cost, search = entry["test"][entry["judged_by"]], entry["cost"], entry.get("search")
-        lines.append(table_row([
-            method, _pm(test["accuracy"], 100, 2), _pm(test["calibration_error"], 1, 4),
-            _pm(search["seconds"], 1, 0) if search else "–", _pm(entry["retrain"]["seconds"], 1, 0),
-            _pm(search["images"], 1, 0) if search else "–", _pm(cost["parameters"], 1, 0),
-            _pm(cost["multiply_accumulates"], 1e-6, 2) + " M", _pm(cost["latency"], 1, 0),
-        ]))  # fmt: skip
+        cost, search = entry["cost"], entry.get("search")
+        for name, test in entry["test"].items():
+            lines.append(table_row([
+                _label(method, entry, name), _pm(test["accuracy"], 100, 2), _pm(test["calibration_error"], 1, 4),
+                _pm(search["seconds"], 1, 0) if search else "–", _pm(entry["retrain"]["seconds"], 1, 0),
+                _pm(search["images"], 1, 0) if search else "–",
+                _pm(cost["parameters"], 1, 0),
+                _pm(cost["multiply_accumulates"], 1e-6, 2) + " M", _pm(cost["latency"], 1, 0),
+            ]))  # fmt: skip
     second = ["method", "skips", "pools", "zeros", "edges", "agreement of seeds", "over random, %"]
     lines += [
         "",
@@ -85,20 +90,24 @@ def tables(summary: Mapping[str, Any]) -> str:
         agreement = "–" if found["agreement"] is None else f"{found['agreement']:.2f}"
         over = f"{100 * entry['over_random']:+.2f}" if "over_random" in entry else "–"
         lines.append(table_row([method, *counts, str(found["edges"]), agreement, over]))
-    for part, title in (("attack", "sign-gradient attack of size ε"), ("deleted_edges", "deleted share of edges"),
-                        ("noise", "normal noise of sd")):  # fmt: skip
+    for part, title in (("attack", "a sign-gradient attack of ε, a share of the pixels' range"),
+                        ("deleted_edges", "deleted edges of the cells, a share rounded to whole edges"),
+                        ("noise", "normal noise of a standard deviation, a share of the pixels' range")):  # fmt: skip
         levels = max((list(e["test"][w]["robustness"][part]) for e in summary.values() for w in e["test"]), key=len)
         header = ["method", *levels]
-        lines += ["", f"### Accuracy in %, retrained network, under {title}", "", table_row(header)]
+        lines += ["", f"### Accuracy in % on the first test images, under {title}", "", table_row(header)]
         lines.append("|---" * len(header) + "|")
         for method, entry in summary.items():
             for name, test in entry["test"].items():
                 curve = test["robustness"][part]
-                label = method if len(entry["test"]) == 1 else f"{method}, {name}"
-                lines.append(
-                    table_row([label, *(_pm(curve[level], 100, 1) if level in curve else "–" for level in levels)])
-                )
+                values = (_pm(curve[level], 100, 1) if level in curve else "–" for level in levels)
+                lines.append(table_row([_label(method, entry, name), *values]))
     return "\n".join(lines) + "\n"
+
+
+def _label(method: str, entry: Mapping[str, Any], name: str) -> str:
+    """Return a method with the way its network is used, where there are several."""
+    return method if len(entry["test"]) == 1 else f"{method}, {name}"
 
 
 def _accuracy(entry: Mapping[str, Any]) -> float:
@@ -106,9 +115,13 @@ def _accuracy(entry: Mapping[str, Any]) -> float:
 
 
 def _spreads(values: Sequence[Any]) -> Any:
-    """Return mean and sd of each number of equal nested mappings."""
+    """Return mean and sd of each number of nested mappings; of those that one of them lacks, nothing.
+
+    (A cell without a living edge has no curve of deleted ones.)
+    """
     if isinstance(values[0], Mapping):
-        return {key: _spreads([value[key] for value in values]) for key in values[0]}
+        shared = [key for key in values[0] if all(key in value for value in values)]
+        return {key: _spreads([value[key] for value in values]) for key in shared}
     return spread([float(value) for value in values])
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,12 +18,13 @@ import pyro_nas.comparison as comparison_module
 from pyro_nas import inference, models
 from pyro_nas.__main__ import main
 from pyro_nas.comparison_methods import METHODS, discretised, hard, score_of
-from pyro_nas.comparison_report import collapse, summarise
-from pyro_nas.comparison_rows import Size, retrain
+from pyro_nas.comparison_report import collapse, summarise, tables
+from pyro_nas.comparison_rows import Size, retrain, retrained
 from pyro_nas.comparison_task import Count, Task
 from pyro_nas.data import load
 from pyro_nas.derivation import derive
 from pyro_nas.enumeration import random_structure
+from pyro_nas.models.cell_spaces import NAS_BENCH_201
 from pyro_nas.posterior import draw, mean_draw, predict
 
 NAMES = ("skip", "convolution 1", "max pool")
@@ -66,6 +68,8 @@ def test_every_method_writes_its_row_and_the_tables(small, tmp_path, capsys):
         if name != "plain":
             most = 10_000 if name == "single_path" else 1500  # which scores a few structures however small the budget
             assert abs(row["search"]["images"] - 3000) < most, name
+            if name == "random":
+                assert 2 <= row["search"]["images"] / (718 + 719) < 3  # two children, trained and scored, and checks
             assert set(row["choices"].values()) <= set(NAMES)
             found, derived = (
                 torch.cat([torch.tensor(t) for t in row[key].values()]) for key in ("structure", "derived")
@@ -252,6 +256,26 @@ def test_relative_improvement_over_random_search():
     assert summary["plain"]["over_random"] == pytest.approx((0.925 - 0.85) / 0.85)
     assert summary["random"]["over_random"] == 0
     assert summary["plain"]["test"]["point"]["accuracy"]["sd"] == pytest.approx(0.0353553, abs=1e-6)
+
+
+def test_a_seed_whose_cell_is_dead_has_no_curve_of_deleted_edges(tmp_path):
+    """An all-zero cell leaves no edge to delete; the tables then have no such curve for the method."""
+    space, split = models.cell_spaces.nas_bench_201_cell(2, 3), load("digits", valid_fraction=0.5)
+    task = Task(models, inference, space, split, 3000, 0, torch.device("cpu"))
+    whole = partial(models.cell_spaces.nas_bench_201, channels=2, repeats=1, nodes=3, stages=1)
+    size = replace(SIZE, retrained=whole, presence=1.0)
+    rows = []
+    for name in ("zero", "skip"):
+        place = NAS_BENCH_201.index(name)
+        structure = {"structure.cell": torch.eye(5)[[place] * 3]}
+        rows.append(retrained(task, size, derive(whole(1, 10), structure), posterior=True))
+    curves = [row["test"]["posterior"]["robustness"]["deleted_edges"] for row in rows]
+    assert curves[0] == {}
+    assert len(curves[1]) == 4
+    for order in (rows, rows[::-1]):
+        summary = summarise({"hard": order})
+        assert summary["hard"]["test"]["posterior"]["robustness"]["deleted_edges"] == {}
+        assert "hard, posterior | " in tables(summary)
 
 
 @pytest.mark.parametrize(
