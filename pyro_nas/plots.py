@@ -21,7 +21,7 @@ COLOURS = [plt.get_cmap("tab10")(index) for index in range(10)]
 
 def save(figure: Figure, path: Path) -> None:
     """Write a picture to a file and close it."""
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches="tight")  # legends stand beside the axes
     plt.close(figure)
 
 
