@@ -60,11 +60,10 @@ def slope(setting: Setting, hypernet: Any, complexity: float) -> float:
     """Return d𝔏/dλ of a hypernetwork at one λ, the derivative of reparameterised draws: its posterior moves too."""
     at = torch.tensor(complexity, device=setting.device, requires_grad=True)
     torch.manual_seed(setting.seed)
-    total = torch.zeros_like(at)
+    evidence, total = Evidence(hypernet.model, hypernet), torch.zeros_like(at)
     with poutine.condition(data={COMPLEXITY: at}), LocalReparameterization():
         for x, y in setting.batches() * PASSES:
-            terms = Evidence(hypernet.model, hypernet)(x, y)
-            total += torch.autograd.grad(terms.evidence, at)[0] * (len(y) / len(setting.train[1]))
+            total += torch.autograd.grad(evidence(x, y).evidence, at)[0] * (len(y) / len(setting.train[1]))
     return float(total) / PASSES
 
 

@@ -308,7 +308,7 @@ GRID = torch.tensor([0.5, 1.0, 2.0, 5.0, 20.0])
 def front(steps=400, frozen=False):
     """Expected cost and log-likelihood of q(Γ | λ) at each λ of the grid, of one search, and the exact ones."""
     x, y = data()
-    pair = model(structures.categorical(), costs.additive(TABLE, 0.8), priors.log_uniform(0.3, 30.0))
+    pair = model(structures.categorical(), costs.additive(TABLE, 0.8), priors.log_uniform(0.5, 20.0))
     hypernet = hypernets.Spline(guides.MeanField(pair), bases=6)
     if frozen:
         shown, hypernet.at = hypernet.at, lambda complexity: shown(torch.full_like(complexity, 1.0))

@@ -1,4 +1,4 @@
-"""A batch dealt to particles: the same mean over all deals, the same noise of the data, at the cost of one particle."""
+"""A batch dealt to particles: the same mean over all deals, and which noise of the data is the same."""
 
 import itertools
 
@@ -42,7 +42,7 @@ def hard_images():
 
 CASES = {
     "classes": (over_complexity, X, Y),
-    "real": (lambda: over_complexity(likelihood=likelihoods.gaussian(0.5)), X, torch.randn(4, 2)),
+    "real": (lambda: over_complexity(likelihood=likelihoods.gaussian(0.5)), X, IMAGES[:, :, 0, 0]),
     "hard structure, images": (hard_images, IMAGES, Y),
 }
 
