@@ -13,8 +13,6 @@ from pyro_nas.inference import adam, bilevel, delayed, one_cycle, svi
 from pyro_nas.models import Model, guides, likelihoods, priors, structures
 from pyro_nas.primitives import dense, skip
 
-SEEDS = 20
-
 
 def found(operation, seed, shuffle=False):
     """Return the probability that a search gives the operation the data came from."""
@@ -54,8 +52,9 @@ def every_search_is_right(seeds, shuffle=False):
     assert not wrong, wrong
 
 
-def test_the_search_picks_the_right_operation_on_20_of_20_seeds():
-    every_search_is_right(range(SEEDS))
+@pytest.mark.parametrize("seeds", [range(5), pytest.param(range(5, 20), marks=pytest.mark.slow)], ids=["5", "15 more"])
+def test_the_search_picks_the_right_operation_on_every_seed(seeds):
+    every_search_is_right(seeds)
 
 
 @pytest.mark.parametrize("wrong", ["shuffled labels", "sign"])
