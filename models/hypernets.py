@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import suppress
 
 import torch
 from pyro import poutine
@@ -54,7 +55,9 @@ class Hypernetwork(nn.Module):
 
     def forward(self, x=None, y=None) -> Draws:
         """Draw λ, then Γ and w given λ."""
-        complexity = torch.as_tensor(self.model.draw_complexity())
+        complexity = torch.as_tensor(self.model.draw_complexity()).to(next(self.parameters()).dtype)
+        if not bool((complexity > 0).all()):
+            raise ValueError(f"complexity: expected λ above 0, got {complexity.flatten().tolist()}.")
         return functional_call(self.guide, self.at(complexity), (x, y, complexity))
 
     def fixed(self, complexity: float, model: Model) -> Guide:
@@ -150,9 +153,9 @@ class Spline(Hypernetwork):
     on λ. A location is m = a(λ) √(1 − σ²/τ²): a weight that the data do not tell of has σ = τ and m = 0. (The power
     was chosen on validation data, among 0, ¼, ½ and 1; of ¼ one run was also seen on the test part.) a, and all else
     of the guide, is a combination of ``bases`` B-splines of degree 2, their knots evenly spaced in log λ over its
-    prior's range. (Where τ depends on other sites, or the prior's mean is not 0, m and log σ themselves are.) The
-    parameters of a B-spline serve its neighbourhood alone, so that small λ and large λ do not compete for them, and
-    d𝔏/dλ has no jumps. In the middle of the range it starts as its guide, but with σ at most 0.95 τ.
+    prior's range. (Where τ depends on other sites or is learned, or the prior's mean is not 0, m and log σ are.) A
+    B-spline is above 0 on one to three of the intervals between knots: small λ and large λ share few parameters, and
+    inside the range d𝔏/dλ has no jumps. In the middle of the range it starts as its guide, but with σ at most 0.95 τ.
     """
 
     def __init__(self, guide: Guide, bases: int = 7, scale_bases: int | None = None):
@@ -180,7 +183,9 @@ class Spline(Hypernetwork):
     def at(self, complexity: torch.Tensor) -> Draws:
         """Return θ(λ); outside the range of the prior a, g and all else are the nearest end's."""
         log_complexity = complexity.log()
-        place = ((log_complexity - self.log_low) / (self.log_high - self.log_low)).clamp(0, 1)
+        place = (log_complexity - self.log_low) / (self.log_high - self.log_low)
+        inside = (place - 0.5).abs() <= 0.5 + 1e-6  # the ends too, where the derivative of clamp is 0
+        place = torch.where(inside, place, place.detach().clamp(0, 1))
         values = {}
         for key, coefficients in self.coefficients.items():
             values[key] = combine(b_splines(place, len(coefficients)), coefficients)
@@ -192,7 +197,10 @@ class Spline(Hypernetwork):
         return self._values(values)
 
     def _precisions(self, guide: Guide) -> dict[str, torch.Tensor]:
-        """Return the prior's precision 1/τ² of a guide's real sites that have a scale, where its mean is 0, by key."""
+        """Return the precision 1/τ² of a guide's real sites that have a scale, where τ is fixed, the mean 0, by key."""
+        prior = self.model.weights
+        if isinstance(prior, nn.Module) and any(parameter.requires_grad for parameter in prior.parameters()):
+            return {}
         with torch.no_grad(), torch.random.fork_rng(), poutine.block():
             runs = [sample_sites(self.model.weights, ()) if self.model.packing.size else {} for _ in range(2)]
         found = {}
@@ -207,19 +215,21 @@ class Spline(Hypernetwork):
 
 
 def _range(model: Model) -> tuple[float, float]:
-    """Return the ends of λ's prior: its quantiles 0 and 1 where it knows them, else those of 10 000 draws.
+    """Return the ends of λ's prior: its quantiles 0 and 1, or 1e-4 and 1 − 1e-4, or the extremes of 10 000 draws.
+
+    The first of these that it knows and that are above 0 and finite; the same for the same prior.
 
     Raises ValueError where λ may be 0 or less, or has one value only.
     """
     law = model.complexity
     assert not isinstance(law, float)
-    try:
-        ends = law.icdf(torch.tensor([0.0, 1.0], device=device_of(law)))
-    except NotImplementedError:
-        ends = torch.tensor([0.0, float("inf")])
-    if not bool(((ends > 0) & ends.isfinite()).all()):
-        with torch.random.fork_rng():
-            ends = torch.stack(law.sample((10_000,)).aminmax())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = [torch.stack(law.sample((10_000,)).aminmax())]
+    for tail in (1e-4, 0.0):
+        with suppress(NotImplementedError):
+            found.insert(0, law.icdf(torch.tensor([tail, 1 - tail], device=device_of(law))))
+    ends = next((pair for pair in found if bool(((pair > 0) & pair.isfinite()).all())), found[-1])
     if not 0 < float(ends[0]) < float(ends[1]):
         raise ValueError(
             f"complexity: expected a prior on an interval above 0, got one from {ends[0]:g} to {ends[1]:g}."

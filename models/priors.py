@@ -159,4 +159,6 @@ def log_interval(low: float, high: float, ends: float = 0.5) -> TorchDistributio
     checks.number("low", low, low=0, open_low=True)
     checks.number("high", high, low=low, open_low=True)
     checks.number("ends", ends, low=0, high=1)
+    if not torch.isfinite(torch.tensor(float(high)) / torch.tensor(float(low))) or torch.tensor(float(low)) == 0:
+        raise ValueError(f"high: expected low and high / low within single precision, got low={low}, high={high}.")
     return LogInterval(torch.tensor(float(low)), torch.tensor(float(high)), float(ends))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.nn.functional import logsigmoid
 
 
 def b_splines(place: torch.Tensor, count: int) -> torch.Tensor:
@@ -26,7 +27,7 @@ class Shrinkage(torch.autograd.Function):
     @staticmethod
     def forward(ctx, amplitude, log_gain, precision):
         """Return m and log σ."""
-        gain = log_gain.exp()
+        gain = log_gain.clamp_max(80.0).exp()  # e^80 is still finite
         total = gain + precision
         share = gain.div_(total)  # 1 − σ²/τ²
         root = share.sqrt()
@@ -39,8 +40,9 @@ class Shrinkage(torch.autograd.Function):
         """Return the gradients of a and log g/λ."""
         amplitude, log_gain, precision, share, root, loc = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again, through the inputs
-            share = torch.sigmoid(log_gain - precision.log())
-            root = share.sqrt()
+            place = log_gain - precision.log()
+            share = torch.sigmoid(place)
+            root = (0.5 * logsigmoid(place)).exp()  # the derivative of √share is not finite where share is 0
             loc = amplitude * root
         change = loc * loc_gradient
         both = change + log_scale_gradient

@@ -127,7 +127,7 @@ def search(
         raise ValueError("space: expected a space with open choices to search, got one without.")
     model.to(place).check(split.train[0].to(place), split.train[1].to(place))
     found = make_guide(model).to(place)
-    folder = RunFolder(out, config, resume)
+    folder = RunFolder(out, {**config, "data_digest": split.digest()}, resume)
     seconds = {}
 
     start = time.perf_counter()

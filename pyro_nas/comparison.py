@@ -88,7 +88,7 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
         shared = Task(models, inference, space, split, size.images, seeds[0], place, size.batch_size,
                       children=size.children, options={"progress": sys.stderr.isatty()})  # fmt: skip
         machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "device": str(place)}
-        config |= {"size": size.settings(), "task": shared.settings()}
+        config |= {"size": size.settings(), "task": shared.settings(), "data_digest": split.digest()}
         folder = RunFolder(out, config, resume)
         rows: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
         for seed in seeds:

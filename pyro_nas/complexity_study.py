@@ -82,6 +82,7 @@ def study(models: Any, inference: Any) -> Callable[..., None]:
             place, STARTS[protocol], shared,
         )  # fmt: skip
         setting.model(1.0).check(*(part.to(place) for part in split.known))
+        config["data_digest"] = split.digest()
         folder = RunFolder(out, config, resume)
 
         kept = {name: value for name, value in config.items() if name not in ("root", "device")}
@@ -94,7 +95,7 @@ def study(models: Any, inference: Any) -> Callable[..., None]:
             for name in rows:
                 path = folder.path / "rows" / f"{seed + number}-{name.replace(' ', '_').replace(',', '')}.json"
                 if path.exists() and not _needed(path.parent, rows, seed + number, name):
-                    results[name] = read_json(path, "complexities")
+                    results[name] = read_json(path, "complexities", "updates", "seconds")
                     continue
                 done[name] = train(name, setting, done)
                 results[name] = measure(setting, done[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -112,6 +113,13 @@ class Split:
         """The training and validation parts together."""
         (x, y), (u, v) = self.train, self.valid
         return torch.cat([x, u]), torch.cat([y, v])
+
+    def digest(self) -> str:
+        """Return a checksum of all parts: a run is continued on the data it was started with."""
+        found = hashlib.sha256()
+        for part in (*self.train, *self.valid, *self.test):
+            found.update(part.contiguous().numpy())
+        return found.hexdigest()[:16]
 
 
 def load(name: str, root: str | None = None, valid_fraction: float = 0.2) -> Split:

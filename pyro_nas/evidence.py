@@ -173,6 +173,7 @@ class Evidence(nn.Module):
         Laws and probabilities are those of the guide run at v, so that the law of one site may depend on another.
         """
         sites = sample_sites(self.guide, args)
+        shared = {name: site["value"] for name, site in sites.items() if name == COMPLEXITY}  # one λ for all values
         laws = {n: site["fn"] for n, site in sites.items() if not site["fn"].has_rsample and not site["is_observed"]}
         if not laws:
             raise ValueError("enumerate_discrete: expected a guide with discrete sites, got none. Switch it off.")
@@ -191,7 +192,7 @@ class Evidence(nn.Module):
                 name: torch.stack(rows).reshape(sites[name]["value"].shape)
                 for name, rows in zip(supports, values, strict=True)
             }
-            terms, ours = self._particle(Substituted(self.guide, data), args, data.keys())
+            terms, ours = self._particle(Substituted(self.guide, {**shared, **data}), args, data.keys())
             estimates.append(terms)
             weights.append(torch.stack([self._total(ours[n]["fn"].log_prob(ours[n]["value"])) for n in data]).sum(0))
         return average(estimates, torch.stack(weights).exp())

@@ -33,7 +33,8 @@ def moments(guide: Callable[..., Any], packing: Packing, *args: Any) -> tuple[Te
     laws = [run["weights"]["fn"] for run in runs]
     law, other = (law.base_dist if isinstance(law, Independent) else law for law in laws)
     sd = law.variance.sqrt()
-    if not torch.equal(law.mean, other.mean) or not bool(((sd > 0) & sd.isfinite()).all()):
+    same = torch.equal(law.mean, other.mean) and torch.equal(law.variance, other.variance)
+    if not same or not bool(((sd > 0) & sd.isfinite()).all()):
         raise ValueError(
             f"guide: expected a law of the weights with a mean and a spread of its own, got {type(law).__name__}, "
             "without a spread, or different from run to run. Use guides.MeanField or guides.LowRank."

@@ -81,7 +81,7 @@ def ranking(models: Any, inference: Any) -> Callable[..., None]:
         if len({*primitives}) < max(2, len(primitives)):
             raise ValueError(f"primitives: expected two or more, all different, got {list(primitives)}.")
         task = Task(models, inference, space, split, images, seeds[0], place, batch_size=64)
-        config["task"] = task.settings()
+        config |= {"task": task.settings(), "data_digest": split.digest()}
         folder = RunFolder(out, config, resume)
         cells = list(all_structures(space))
         accuracies = []

@@ -26,6 +26,8 @@ class Stratified(Messenger):
         shape = law.shape()
         count = shape.numel()
         place = (torch.randperm(count) + torch.rand(count)) / count
+        edge = torch.finfo(place.dtype).eps / 2
+        place = place.clamp(edge, 1 - edge)  # the quantiles 0 and 1 may be 0 and infinite
         try:
             msg["value"] = law.icdf(place.view(shape).to(device_of(law)))
         except NotImplementedError:

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
 import pytest
 import torch
 
 from pyro_nas import inference, models
 from pyro_nas.__main__ import main
-from pyro_nas.complexity_report import GRID, PUBLISHED, slope, slope_ratios, summarise, tables
+from pyro_nas.complexity_report import GRID, PUBLISHED, largest_gap, slope, slope_ratios, summarise, tables
 from pyro_nas.complexity_rows import COMPLEXITIES, ROWS, Setting
 from pyro_nas.evidence import evaluate
 from pyro_nas.local_reparameterization import LocalReparameterization
@@ -47,6 +48,9 @@ def test_a_study_and_its_continuation(protocol, tmp_path, capsys):
             assert entry["mean_accuracy"]["mean"] == pytest.approx(mean)
             terms = entry["log_likelihood"]["mean"] - complexity * entry["kl_weights"]["mean"]
             assert entry["evidence"]["mean"] == pytest.approx(terms, rel=1e-4)
+    for name in ("low rank", "linear") if protocol == "paper" else ():  # and an epoch at one λ more, not at all four
+        more = summary["rows"][f"{name} + 1 epoch"]["updates"] - summary["rows"][name]["updates"]
+        assert more == summary["rows"]["direct, 1 epoch"]["updates"] / len(COMPLEXITIES)
     # the same after an interruption in the middle of the second run
     assert main([*flags, "--out", str(broken)]) == 0
     for name in ("summary.json", "tables.md", "pruning.png"):
@@ -64,6 +68,23 @@ def test_a_damaged_row_is_named(tmp_path, capsys):
     assert "0-direct.json" in capsys.readouterr().err
 
 
+def test_a_study_is_not_continued_on_other_data(tmp_path, capsys):
+    def write(seed):
+        generator = np.random.default_rng(seed)
+        np.savez(tmp_path / "mine.npz", x=generator.normal(size=(60, 5)).astype("float32"), y=np.arange(60) % 3)
+
+    flags = [*SMALL[:-1], "1", "--data", str(tmp_path / "mine.npz"), "--out", str(tmp_path / "out")]
+    write(0)
+    assert main(flags) == 0
+    before = (tmp_path / "out" / "summary.json").read_text()
+    write(1)
+    assert main([*flags, "--resume", "true"]) == 2
+    assert "data_digest" in capsys.readouterr().err
+    assert (tmp_path / "out" / "summary.json").read_text() == before
+    write(0)
+    assert main([*flags, "--resume", "true"]) == 0
+
+
 def test_published_numbers_stand_in_brackets():
     metrics = ("mean_accuracy", "stability", "evidence", "accuracy")
     values = {str(complexity): dict.fromkeys(metrics, 0.5) for complexity in COMPLEXITIES}
@@ -75,11 +96,30 @@ def test_published_numbers_stand_in_brackets():
     assert set(PUBLISHED) == set(ROWS["paper"])
 
 
+def test_means_spreads_and_gaps_of_runs():
+    def run(evidence, pruning):
+        return {"updates": 7, "seconds": 1.0, "complexities": {"1.0": {"evidence": evidence, "pruning": pruning}}}
+
+    found = [{"direct": run(-1.0, [0.9, 0.5]), "spline": run(-5.0, [0.9, 0.8])},
+             {"direct": run(-3.0, [0.7, 0.5]), "spline": run(-5.0, [0.7, 0.4])}]  # fmt: skip
+    summary = summarise(found, ["direct", "spline"])
+    assert summary["direct"]["1.0"]["evidence"] == {"mean": -2.0, "sd": pytest.approx(2**0.5)}
+    assert summary["spline"]["1.0"]["pruning"][1] == {"mean": pytest.approx(0.6), "sd": pytest.approx(0.08**0.5)}
+    assert largest_gap(summary, "spline") == {"1.0": pytest.approx(0.1)}
+
+
+class Unequal(Setting):
+    """A setting whose training data come in batches of 25, 25 and 10."""
+
+    def batches(self, size=25):
+        return super().batches(size)
+
+
 def test_slopes_are_those_of_the_evidence():
     """Against differences with the same noise; far from the optimum −KL, which leaves out that q moves, is another."""
     torch.manual_seed(0)
     data = (torch.randn(60, 4), torch.randint(3, (60,)))
-    setting = Setting(models, inference, data, data, 3, 5, 1, 1, 2, 0, torch.device("cpu"), "prior", {})
+    setting = Unequal(models, inference, data, data, 3, 5, 1, 1, 2, 0, torch.device("cpu"), "prior", {})
     model = setting.model(models.priors.log_uniform(0.1, 100.0))
     hypernet = models.hypernets.Spline(setting.guide(model), bases=4)
     with torch.no_grad():
@@ -93,10 +133,17 @@ def test_slopes_are_those_of_the_evidence():
             return evaluate(fixed, hypernet.fixed(complexity, fixed), setting.batches(), 8)
 
     ratios = {}
-    for at in (0.5, 5.0, 50.0):
+    for at, below, above in (
+        (0.1, 1.0, 1.01),
+        (0.5, 0.99, 1.01),
+        (5.0, 0.99, 1.01),
+        (50.0, 0.99, 1.01),
+        (100.0, 0.99, 1),
+    ):
         found = slope(setting, hypernet, at)
-        low, high = terms(0.99 * at), terms(1.01 * at)
-        assert found == pytest.approx((high["evidence"] - low["evidence"]) / (0.02 * at), rel=0.02)
+        low, high = terms(below * at), terms(above * at)
+        expected = (high["evidence"] - low["evidence"]) / ((above - below) * at)
+        assert found == pytest.approx(expected, rel=0.02 if above - below > 0.015 else 0.1), at
         ratios |= slope_ratios({at: {**terms(at), "slope": found}})
     assert any(abs(ratio - 1) > 0.1 for ratio in ratios.values())
     assert slope_ratios({1.0: {"slope": -6.0, "kl_weights": 2.0, "kl_structure": 1.0}}) == {1.0: 2.0}

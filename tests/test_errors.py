@@ -225,7 +225,9 @@ BAD = {
     "moments of points": (
         lambda: moments(guides.PointMass(model()), model().packing), "guide", "spread"),
     "moments that depend on structure": (
-        lambda: moments(structure_conditioned(), model().packing), "guide", "different from run to run"),
+        lambda: moments(structure_conditioned("loc_shift"), model().packing), "guide", "different from run to run"),
+    "spreads that depend on structure": (
+        lambda: moments(structure_conditioned("log_scale_shift"), model().packing), "guide", "from run to run"),
     "seed too large": (lambda: fit(seed=2**63), "seed", "2⁶³"),
     "clip value": (lambda: clipped(adam(), 0.0), "value", "0.0"),
     "pruned fraction": (lambda: masks({"a": X}, 1.5), "fraction", "1.5"),
@@ -259,9 +261,9 @@ def evidence_at(complexity):
     return Evidence(guide.model, conditioned)(X, Y)
 
 
-def structure_conditioned():
+def structure_conditioned(part):
     guide = guides.StructureConditioned(model())
-    guide.loc_shift["weights"].data.normal_()
+    getattr(guide, part)["weights"].data.normal_()
     return guide
 
 

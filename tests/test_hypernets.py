@@ -15,8 +15,8 @@ from pyro_nas import Evidence, Space
 from pyro_nas.evidence import evaluate
 from pyro_nas.inference import adam, clipped, one_cycle, svi
 from pyro_nas.local_reparameterization import LocalReparameterization
-from pyro_nas.models import Model, guides, hypernets, likelihoods, priors, structures
-from pyro_nas.models.splines import b_splines
+from pyro_nas.models import Model, guides, hypernets, learned_priors, likelihoods, priors, structures
+from pyro_nas.models.splines import Shrinkage, b_splines
 from pyro_nas.primitives import dense
 from pyro_nas.stratification import Stratified
 
@@ -93,9 +93,7 @@ def reacts(hypernet, x, y):
     terms, slopes = [], []
     for complexity in GRID:
         complexity = complexity.clone().requires_grad_()
-        with poutine.condition(data={"complexity": complexity}), LocalReparameterization():
-            found = [Evidence(hypernet.model, hypernet)(x, y) for _ in range(40)]
-        value = torch.stack([one.evidence for one in found]).mean()
+        value = exact(x, y, *at(hypernet, complexity), complexity)
         slopes.append(torch.autograd.grad(value, complexity)[0])
         m, v = at(hypernet, complexity.detach())
         fit = exact(x, y, m, v, 0.0)
@@ -187,11 +185,23 @@ def test_gradients_over_the_prior_of_complexity_are_unbiased(stratified, local):
 
 def test_strata_cover_the_prior():
     law = priors.log_uniform(LOW, HIGH)
-    for _ in range(20):
+    first = []
+    for _ in range(40):
         with Stratified("complexity"), poutine.trace() as trace, pyro.plate("particles", 5, dim=-2):
             pyro.sample("complexity", law)
-        place = law.cdf(trace.trace.nodes["complexity"]["value"]).flatten().sort().values * 5
-        assert place.floor().tolist() == [0, 1, 2, 3, 4]
+        strata = (law.cdf(trace.trace.nodes["complexity"]["value"]).flatten() * 5).floor().tolist()
+        assert sorted(strata) == [0, 1, 2, 3, 4]
+        first.append(strata[0])
+    assert set(first) == {0, 1, 2, 3, 4}  # in random order: each draw by itself has the site's law
+
+
+@pytest.mark.parametrize("end", [0.0, 1 - 2**-24])
+def test_strata_leave_out_infinite_quantiles(end, monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda count: torch.full((count,), end))
+    law = pyro.distributions.LogNormal(0.0, 1.0)
+    with Stratified("complexity"), pyro.plate("particles", 8, dim=-2):
+        value = pyro.sample("complexity", law)
+    assert bool(((value > 0) & value.isfinite()).all())
 
 
 def network(structure=None, weights=None, complexity=None):
@@ -276,6 +286,25 @@ def test_the_spline_at_its_ends_between_them_and_outside():
                                                retain_graph=True) for part in (found, right)]  # fmt: skip
             for mine, theirs in zip(*derivatives, strict=True):
                 assert torch.allclose(mine, torch.zeros_like(mine) if theirs is None else theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_shrinkage_has_first_and_second_derivatives():
+    torch.manual_seed(0)
+    precision = torch.rand(6, dtype=torch.double) + 0.5
+
+    def shrunk(amplitude, log_gain):
+        return Shrinkage.apply(amplitude, log_gain, precision)
+
+    inputs = [torch.randn(6, dtype=torch.double, requires_grad=True) for _ in range(2)]
+    assert torch.autograd.gradcheck(shrunk, inputs)
+    assert torch.autograd.gradgradcheck(shrunk, inputs)
+    far = torch.tensor([-200.0, -95.0, 79.0, 200.0], requires_grad=True)
+    loc, log_scale = Shrinkage.apply(torch.ones(4), far, torch.ones(4))
+    assert torch.allclose(loc.detach(), torch.tensor([0.0, 0.0, 1.0, 1.0]), atol=1e-6)
+    assert torch.allclose(log_scale.detach(), torch.tensor([0.0, 0.0, -39.5, -40.0]), atol=1e-4)
+    (once,) = torch.autograd.grad((loc + log_scale).sum(), far, create_graph=True)
+    (twice,) = torch.autograd.grad(once.sum(), far)
+    assert bool((once.isfinite() & twice.isfinite()).all())
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -413,6 +442,66 @@ def test_the_divergence_of_laws_on_an_interval_is_zero_for_the_same_one_only():
     for other in (priors.log_interval(1.0, 10.0), priors.log_interval(0.1, 2.0), priors.log_interval(0.1, 1.0, 1.0)):
         with pytest.raises(NotImplementedError):
             torch.distributions.kl_divergence(law, other)
+
+
+def test_the_spline_of_a_learned_prior_takes_any_scale():
+    model = network(weights=learned_priors.learned_normal(0.1))
+    hypernet = hypernets.Spline(guides.MeanField(model))
+    with torch.no_grad():
+        hypernet.coefficients["log_scale/weights"].fill_(0.5)
+        model.weights.log_scale.fill_(0.5)
+    assert torch.allclose(hypernet.at(torch.tensor(3.0))["log_scale.weights"], torch.tensor(0.5))
+
+
+def test_the_spline_of_an_unbounded_prior_has_one_range():
+    ends = set()
+    for seed in range(2):
+        torch.manual_seed(seed)
+        hypernet = hypernets.Spline(guides.MeanField(network(complexity=pyro.distributions.LogNormal(0.0, 1.5))))
+        ends.add((hypernet.log_low, hypernet.log_high))
+    (found,) = ends
+    assert found == pytest.approx((-1.5 * 3.71902, 1.5 * 3.71902), rel=1e-3)  # the normal's quantile 1 − 1e-4
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_complexity_of_another_type_and_one_that_is_not_above_zero(form):
+    torch.manual_seed(0)
+    hypernet = FORMS[form](guides.PointMass(network()))
+    x, y = torch.randn(40, 6), torch.randint(0, 3, (40,))
+
+    def evidence(complexity):
+        return Evidence(hypernet.model, poutine.condition(hypernet, {"complexity": torch.tensor(complexity)}))(x, y)
+
+    torch.manual_seed(1)
+    single = evidence(10.0).evidence
+    torch.manual_seed(1)
+    with pyro.validation_enabled(False):
+        assert torch.allclose(evidence(np.float64(10.0)).evidence.float(), single)
+        for wrong in (-1.0, 0.0, float("nan")):
+            with pytest.raises(ValueError, match=f"^complexity: expected λ above 0, got \\[{wrong}\\]"):
+                evidence(wrong)
+
+
+def test_an_interval_too_wide_for_its_numbers_is_refused():
+    for low, high in ((1e-20, 1e20), (1e-50, 1.0)):
+        with pytest.raises(ValueError, match=r"^high: expected low and high / low within single precision"):
+            priors.log_interval(low, high)
+
+
+def test_enumeration_takes_one_complexity_for_all_structures():
+    torch.manual_seed(0)
+    model = network(structures.categorical())
+    hypernet = hypernets.Linear(guides.PointWeights(model))
+    with torch.no_grad():
+        for value in hypernet.parameters():
+            value.add_(torch.randn_like(value))
+    x, y = torch.randn(40, 6), torch.randint(0, 3, (40,))
+    torch.manual_seed(5)
+    complexity = model.draw_complexity()
+    at_one = poutine.condition(hypernet, {"complexity": complexity})
+    torch.manual_seed(5)  # λ is drawn first
+    found = Evidence(model, hypernet, enumerate_discrete=True)(x, y).evidence
+    assert torch.allclose(found, Evidence(model, at_one, enumerate_discrete=True)(x, y).evidence)
 
 
 def test_the_spline_of_a_prior_with_another_mean_does_not_shrink_to_zero():
