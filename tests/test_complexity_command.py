@@ -11,7 +11,7 @@ import torch
 from pyro_nas import inference, models
 from pyro_nas.__main__ import main
 from pyro_nas.complexity_report import GRID, PUBLISHED, largest_gap, slope, slope_ratios, summarise, tables
-from pyro_nas.complexity_rows import COMPLEXITIES, ROWS, Setting
+from pyro_nas.complexity_rows import COMPLEXITIES, ROWS, Row, Setting, race
 from pyro_nas.evidence import evaluate
 from pyro_nas.local_reparameterization import LocalReparameterization
 
@@ -147,6 +147,32 @@ def test_slopes_are_those_of_the_evidence():
         ratios |= slope_ratios({at: {**terms(at), "slope": found}})
     assert any(abs(ratio - 1) > 0.1 for ratio in ratios.values())
     assert slope_ratios({1.0: {"slope": -6.0, "kl_weights": 2.0, "kl_structure": 1.0}}) == {1.0: 2.0}
+
+
+def test_a_race_stops_where_the_evidence_is_reached():
+    torch.manual_seed(0)
+    x = torch.randn(200, 4)
+    data = (x, (x @ torch.randn(4, 3)).argmax(-1))
+    options = {"batch_size": 20, "optimizer": inference.adam(0.02), "scheduler": inference.one_cycle(0.02)}
+    setting = Setting(models, inference, data, data, 3, 5, 30, 4, 2, 0, torch.device("cpu"), "network", options)
+    model = setting.model(models.priors.log_uniform(0.1, 100.0))
+    hypernet = models.hypernets.Spline(setting.guide(model), bases=4)
+    inference.svi.fit(model, hypernet, data, epochs=8, **options)
+    found = race(setting, Row({}, 0, 3.0, hypernet), (0.1, 1.0))
+    assert found["ratio"] == 3.0 / sum(one["seconds"] for one in found["direct"].values())
+    assert found["annealed_ratio"] == 3.0 / sum(one["annealed"]["seconds"] for one in found["direct"].values())
+    for complexity, one in found["direct"].items():
+        assert one["reached"]
+        least = one["annealed"]["epochs"]
+        assert 1 < least < one["epochs"] < 30
+        for epochs, enough in ((least, True), (least - 1, False)):
+            torch.manual_seed(0)
+            fixed = setting.model(float(complexity))
+            guide = setting.guide(fixed)
+            inference.svi.fit(fixed, guide, data, **options, epochs=epochs, seed=0)
+            torch.manual_seed(0)
+            with LocalReparameterization():
+                assert (evaluate(fixed, guide, setting.batches())["evidence"] >= one["target"]) == enough
 
 
 def test_the_stored_hypernetworks_react_to_the_complexity():
