@@ -256,7 +256,7 @@ def train(name: str, setting: Setting, done: dict[str, Row]) -> Row:
         }
         several |= {"optimizer": setting.inference.adam(6e-3), "scheduler": setting.inference.one_cycle(6e-3)}
         several["batch_size"] = 2 * setting.options["batch_size"]
-        spline = partial(hypernets.Spline, bases=6, scale_bases=4)
+        spline = partial(hypernets.Spline, bases=5, scale_bases=4)
         prior = priors.log_interval(0.6 * LOW, 1.3 * HIGH, ends=0.25)  # an end has neighbours on one side only
         return hypernet(setting, spline, epochs, prior, **several)
     return tuned(setting, done[name.partition(" + ")[0]])

@@ -47,7 +47,7 @@ def study(models: Any, inference: Any) -> Callable[..., None]:
             protocol: "paper", its six rows with its settings, or "best", direct training and our spline hypernetwork.
             runs: runs with seeds of their own; by default 5, for small sets 2.
             epochs: epochs of direct training at each λ; by default 25 ("paper") or 40 ("best"), for small sets 100.
-            hypernet_epochs: epochs of a hypernetwork; by default 25 ("paper") or 78 ("best"), for small sets 300.
+            hypernet_epochs: epochs of a hypernetwork; by default 25 ("paper") or 86 ("best"), for small sets 300.
             hidden: ReLU units.
             draws: weight draws that the evidence averages.
             speed: also train directly at 13 values of λ, each up to the hypernetwork's evidence ("best", first run).
@@ -73,7 +73,7 @@ def study(models: Any, inference: Any) -> Callable[..., None]:
         large = len(split.known[1]) >= LARGE
         runs = runs or (5 if large else 2)
         epochs = epochs or ((25 if protocol == "paper" else 40) if large else 100)
-        hypernet_epochs = hypernet_epochs or ((25 if protocol == "paper" else 78) if large else 300)
+        hypernet_epochs = hypernet_epochs or ((25 if protocol == "paper" else 86) if large else 300)
         shared = {**options(protocol, inference), "progress": sys.stderr.isatty()}
         if not large:
             shared["batch_size"] = 64
