@@ -137,8 +137,8 @@ print("tuned      ", evaluate(model, guide, data.known, draws=16)["evidence"])
 
 # %% [markdown]
 # ## On MNIST
-# 784-50-10 network, N(0, 0.1²) weights, five runs (`make complexity ROOT=DIR` wrote the numbers). The six panels of the
-# paper's figure 1, by its own protocol:
+# 784-50-10 network, N(0, 0.1²) weights (`make complexity ROOT=DIR` wrote the numbers). The six panels of the paper's
+# figure 1, by its own protocol, five runs:
 
 
 # %%
@@ -155,7 +155,7 @@ def pruning(rows):
 figure = pruning(stored("paper"))
 
 # %% [markdown]
-# And the spline hypernetwork beside the best direct training we have:
+# And the spline hypernetwork beside the best direct training we have, eight runs:
 
 # %%
 figure = pruning(stored("best"))

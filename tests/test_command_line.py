@@ -256,11 +256,17 @@ def test_the_figures_in_the_readme_are_those_that_the_commands_stored():
             for metric, digits_shown in (("evidence", 0), ("accuracy", 3), ("stability", 2)):
                 value = row[complexity][metric]
                 assert f"{value['mean']:.{digits_shown}f} ± {value['sd']:.{digits_shown}f}" in text
+        updates, seconds = f"{row['updates']:,}".replace(",", " "), row["seconds"]["mean"]
+        assert re.search(rf"{updates}\D*{seconds:.0f} s", text)
+    gaps = best["largest_gap"]["spline"].values()
+    assert f"nowhere further than {', '.join(f'{gap:.3f}' for gap in gaps)}" in text
     bench = json.loads((ROOT / "notebooks" / "bench.json").read_text())
     for row in bench["rows"]:
         assert f"{row['ours/by hand']:.2f}" in text
     ratios = [row["five/one"] for row in bench["complexity"]]
     assert f"{min(ratios):.2f} to {max(ratios):.2f} times a step with one" in text
+    dealt = [row["five, dealt/one"] for row in bench["complexity"]]
+    assert f"{min(dealt):.2f} to {max(dealt):.2f} times where" in text
     search = json.loads((ROOT / "notebooks" / "bench_search.json").read_text())
     times, peaks = search["milliseconds"], search["peak_mib"]
     for label, name in (("deterministic, all primitives", "deterministic"), ("VarDARTS", "VarDARTS"),
@@ -290,6 +296,7 @@ def test_the_figures_in_the_readme_are_those_that_the_commands_stored():
         ) in text
     speed = json.loads((ROOT / "notebooks" / "complexity_speed.json").read_text())["race"]
     assert f"{speed['ratio']:.2f} of the time" in text
+    assert f"{speed['annealed_ratio']:.2f} of what these would take" in text
 
 
 def test_the_command_line_takes_tiny_numbers_as_zero(capsys):

@@ -178,7 +178,7 @@ def test_a_race_stops_where_the_evidence_is_reached():
 def test_the_stored_hypernetworks_react_to_the_complexity():
     """KL and E log p(y | x, w) fall with λ in every run, and d𝔏/dλ is −KL within a tenth."""
     stored = json.loads((Path(__file__).parent.parent / "notebooks" / "complexity_best.json").read_text())
-    assert len(stored["reaction"]["spline"]) == 5
+    assert len(stored["reaction"]["spline"]) == 8
     for reacted, ratios in zip(stored["reaction"]["spline"], stored["slope_ratios"]["spline"], strict=True):
         for term in ("kl_weights", "log_likelihood"):
             values = [entry[term] for entry in reacted.values()]
