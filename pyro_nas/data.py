@@ -118,7 +118,7 @@ class Split:
         """Return a checksum of all parts: a run is continued on the data it was started with."""
         found = hashlib.sha256()
         for part in (*self.train, *self.valid, *self.test):
-            found.update(part.contiguous().numpy())
+            found.update(part.contiguous().numpy().data)
         return found.hexdigest()[:16]
 
 
