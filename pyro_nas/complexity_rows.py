@@ -231,7 +231,7 @@ def options(protocol: str, inference: Any) -> dict[str, Any]:
     if protocol == "paper":
         return {"batch_size": 64, "optimizer": inference.clipped(adam(5e-4), 1.0)}
     schedule = {"optimizer": adam(3e-3), "scheduler": inference.one_cycle(3e-3)}
-    batch_size = 250  # divides 60 000: after a short last batch pruned networks are less stable
+    batch_size = 250  # it divides 60 000, so that no batch is short and counts its images for more
     return {"batch_size": batch_size, "local_reparameterization": True, **schedule}
 
 
