@@ -221,7 +221,7 @@ def emphasis(complexity: torch.Tensor) -> torch.Tensor:
 
 # The paper does not say where means start. With a draw of the prior "direct" and "linear" come out as published; with
 # torch's own initialisation the evidence of "direct" at λ = 0.1 is above the published one, and its pruned networks are
-# worse. "low rank" starts from torch's own: from a draw of the prior its evidence at λ = 0.1 is below the published one.
+# worse. "low rank" starts from torch's: from a draw of the prior its evidence at λ = 0.1 is below the published one.
 STARTS: dict[str, Literal["prior", "network"]] = {"paper": "prior", "best": "network"}
 
 
