@@ -15,14 +15,15 @@ import torch
 from pyro_nas.comparison_task import Count, Found, Task
 from pyro_nas.data import Labelled
 from pyro_nas.derivation import derive
-from pyro_nas.enumeration import Vertex
-from pyro_nas.posterior import choice_probabilities, mean_draw
+from pyro_nas.enumeration import Vertex, key_of_structure
+from pyro_nas.posterior import choice_probabilities, draw, mean_draw
 from pyro_nas.robustness import accuracy
 from pyro_nas.selection import probable_draws, shared_weight_score
 
 SCORED = 1024  # validation images that a structure is scored by
 CALIBRATED = 512  # training images from which its batch normalisation is
 SAMPLED = 10  # draws of a posterior of which the best is taken
+DRAWS = 5  # of a searched network that has a posterior
 
 
 def _searched(
@@ -35,9 +36,11 @@ def _searched(
     seconds = time.perf_counter() - start
     probabilities = {site: table.cpu() for site, table in choice_probabilities(guide).items()}
     if isinstance(guide, task.models.guides.PointMass):
-        points = mean_draw(guide)
-        probabilities = {site: points[site][0].cpu() for site in probabilities}
-    return Found(probabilities, count.images, seconds, (model, guide))
+        draws = mean_draw(guide)
+        probabilities = {site: draws[site][0].cpu() for site in probabilities}
+    else:
+        draws = draw(guide, num_samples=DRAWS)
+    return Found(probabilities, count.images, seconds, model, draws, guide)
 
 
 def _bilevel(
@@ -132,12 +135,15 @@ def single_path(task: Task) -> Found:
         found = task.inference.evolution.search(
             task.space, score, population=max(2, most // 4), generations=4, parents=max(2, most // 20), seed=task.seed
         )
-    return Found(found[0].structure, count.images, time.perf_counter() - start)
+    seconds, best = time.perf_counter() - start, found[0].structure
+    draws = {**mean_draw(guide), **{site: table[None].to(task.device) for site, table in best.items()}}
+    return Found(best, count.images, seconds, model, draws)
 
 
 def random(task: Task) -> Found:
     """Distinct uniform structures, each trained for its share of the budget; the best by validation accuracy."""
     train, start, images = task.split.train, time.perf_counter(), 0
+    trained: dict[Any, tuple[Any, Any]] = {}
     scored = min(SCORED, len(task.split.valid[1]))
     epochs = max(1, int((task.images / task.children - scored) // len(train[1])))
 
@@ -149,12 +155,15 @@ def random(task: Task) -> Found:
             task.inference.svi.fit(model, guide, train, **task.fit_options(epochs))
             result = accuracy(model, mean_draw(guide), *first(task, task.split.valid, SCORED))
         images += count.images
+        trained[key_of_structure(structure)] = model, guide
         return result
 
     share = epochs * len(train[1]) + scored
     children = max(1, round(task.images / share))
     found = task.inference.random_search.search(task.space, score, children, task.seed)
-    return Found(found[0].structure, images, time.perf_counter() - start)
+    seconds, best = time.perf_counter() - start, found[0].structure
+    model, guide = trained[key_of_structure(best)]
+    return Found(best, images, seconds, model, mean_draw(guide))
 
 
 METHODS: dict[str, Callable[[Task], Found]] = {
@@ -188,9 +197,9 @@ def discretised(task: Task, found: Found, how: str) -> Found:
     The best of ten draws is by validation accuracy under the weights of the search; its images come on top of the
     budget, and are counted. (SNAS has trained on the validation part: for it that is no validation.)
     """
-    if how == "argmax" or found.searched is None:
+    if how == "argmax" or found.guide is None:
         return found
-    model, guide = found.searched
+    model, guide = found.model, found.guide
     torch.manual_seed(task.seed)
     drawn = probable_draws(model, guide, 1 if how == "sample" else SAMPLED)
     start = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pyro_nas.complexity_report import spread
@@ -31,6 +31,7 @@ def summarise(rows: Rows) -> dict[str, Any]:
         if "search" in found[0]:
             entry["search"] = _spreads([row["search"] for row in found])
             entry["choices"] = collapse([row["choices"] for row in found])
+            entry["searched"] = _spreads([row["searched"] for row in found])
         summary[method] = entry
     if "random" in summary:
         base = _accuracy(summary["random"])
@@ -93,16 +94,25 @@ def tables(summary: Mapping[str, Any]) -> str:
     for part, title in (("attack", "a sign-gradient attack of ε, a share of the pixels' range"),
                         ("deleted_edges", "deleted edges of the cells, a share rounded to whole edges"),
                         ("noise", "normal noise of a standard deviation, a share of the pixels' range")):  # fmt: skip
-        levels = max((list(e["test"][w]["robustness"][part]) for e in summary.values() for w in e["test"]), key=len)
+        curves = {label: curve[part] for label, curve in _robustness(summary)}
+        levels = max(map(list, curves.values()), key=len)
         header = ["method", *levels]
         lines += ["", f"### Accuracy in % on the first test images, under {title}", "", table_row(header)]
         lines.append("|---" * len(header) + "|")
-        for method, entry in summary.items():
-            for name, test in entry["test"].items():
-                curve = test["robustness"][part]
-                values = (_pm(curve[level], 100, 1) if level in curve else "–" for level in levels)
-                lines.append(table_row([_label(method, entry, name), *values]))
+        for label, curve in curves.items():
+            values = (_pm(curve[level], 100, 1) if level in curve else "–" for level in levels)
+            lines.append(table_row([label, *values]))
     return "\n".join(lines) + "\n"
+
+
+def _robustness(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield labels and robustness curves, of retrained networks and then of the searched ones."""
+    for method, entry in summary.items():
+        for name, test in entry["test"].items():
+            yield _label(method, entry, name), test["robustness"]
+    for method, entry in summary.items():
+        if "searched" in entry:
+            yield f"{method}, searched", entry["searched"]["robustness"]
 
 
 def _label(method: str, entry: Mapping[str, Any], name: str) -> str:

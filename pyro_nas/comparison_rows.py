@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from pyro_nas import augmentation as augmentations
-from pyro_nas.comparison_methods import METHODS, discretised
+from pyro_nas.batch_normalization import recalibrated
+from pyro_nas.comparison_methods import CALIBRATED, METHODS, discretised, first
 from pyro_nas.comparison_task import Found, Task
 from pyro_nas.costs import total_cost
 from pyro_nas.derivation import derive, with_optional_edges
@@ -24,7 +25,8 @@ from pyro_nas.space import Space
 
 POSTERIOR = "vardarts"  # the method whose retrained network keeps a posterior of its weights and of its edges
 DRAWS = 10
-ATTACKED = 2000  # test images that robustness is measured on
+ATTACKED = 2000  # test images that the robustness of a retrained network is measured on
+ATTACKED_SEARCHED = 1000  # and of a searched one, all primitives of which may run
 LATENCY_BATCH = 64
 CERTAIN = 1 - 1e-6
 EDGE_TEMPERATURE = 0.05  # of the presence of edges: near 0 or 1
@@ -64,7 +66,31 @@ def row(task: Task, size: Size, method: str, discretise: str = "argmax") -> dict
     searched = METHODS[method](task)
     found = discretised(task, searched, discretise)
     architecture = derive(size.retrained(task.split.train[0].shape[1], task.split.classes), found.structure)
-    return {**_described(task, searched, found), **retrained(task, size, architecture, method == POSTERIOR)}
+    return {
+        **_described(task, searched, found),
+        "searched": searched_robustness(task, searched),
+        **retrained(task, size, architecture, method == POSTERIOR),
+    }
+
+
+def searched_robustness(task: Task, found: Found) -> dict[str, Any]:
+    """Measure the network that a search trained, before its structure is discretised, on the test part.
+
+    It is what the method left: mixtures of a posterior's draws or of a point, one path, or random search's best child.
+    Batch normalisation has the statistics of that network.
+    """
+    with recalibrated(found.model, found.draws, first(task, task.split.train, CALIBRATED)):
+        return {"robustness": _robustness(task, found.model, found.draws, ATTACKED_SEARCHED)}
+
+
+def _robustness(task: Task, model: Any, draws: Mapping[str, torch.Tensor], count: int) -> dict[str, Any]:
+    """Return robustness curves on the first test images, as JSON values."""
+    low, high = (float(bound) for bound in torch.cat([task.split.test[0], task.split.known[0]]).aminmax())
+    curves = robustness_curves(
+        model, draws, *first(task, task.split.test, count), fractions=FRACTIONS if cell_edges(model) else (),
+        low=low, high=high, repetitions=REPETITIONS, seed=REPETITIONS * task.seed,
+    )  # fmt: skip
+    return {part: {str(level): value for level, value in curve.items()} for part, curve in curves.items()}
 
 
 def retrained(
@@ -82,15 +108,10 @@ def retrained(
     if posterior:
         whole = {site: value.expand(DRAWS, -1, -1) for site, value in ways["point"].items() if is_structure(site)}
         ways["posterior"] = {**draw(guide, num_samples=DRAWS), **whole}
-    fractions = FRACTIONS if cell_edges(model) else ()
-    attacked = (x[:ATTACKED].to(task.device), y[:ATTACKED].to(task.device))
-    low, high = (float(bound) for bound in torch.cat([x, task.split.known[0]]).aminmax())
     tested = {}
     for name, draws in ways.items():
         metrics = classification_metrics(predict(model, draws, x.to(task.device)).cpu(), y)
-        curves = robustness_curves(model, draws, *attacked, fractions=fractions, low=low, high=high,
-                                   repetitions=REPETITIONS, seed=REPETITIONS * task.seed)  # fmt: skip
-        tested[name] = {**metrics, "robustness": {part: _text_keys(curve) for part, curve in curves.items()}}
+        tested[name] = {**metrics, "robustness": _robustness(task, model, draws, ATTACKED)}
     return {
         "retrain": {"epochs": epochs, "images": epochs * len(task.split.known[1]), "seconds": round(seconds, 2)},
         "test": tested,
@@ -164,10 +185,6 @@ def _described(task: Task, searched: Found, found: Found) -> dict[str, Any]:
         "structure": {site: table.tolist() for site, table in probabilities.items()},
         "entropy": by_edge(task.space, edge_entropies(task.space, probabilities)),
     }
-
-
-def _text_keys(curve: Mapping[float, float]) -> dict[str, float]:
-    return {str(key): value for key, value in curve.items()}
 
 
 def _text(value: Any) -> Any:

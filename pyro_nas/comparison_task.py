@@ -80,12 +80,17 @@ class Task:
 
 @dataclass
 class Found:
-    """What a search found: a structure or choice probabilities, at what cost; the searched pair where there is one."""
+    """What a search found: a structure or choice probabilities, at what cost, and the network that it trained.
+
+    ``draws``, {site: (draw, …)}, are of what is latent in ``model``; ``guide``: where structure has a law of its own.
+    """
 
     structure: Structure
     images: int
     seconds: float
-    searched: tuple[Any, Any] | None = None
+    model: Any
+    draws: Mapping[str, torch.Tensor]
+    guide: Any = None
 
 
 class Count(AbstractContextManager):

@@ -49,24 +49,28 @@ def plot_complexity(panels: Mapping[str, Mapping[str, Mapping[float, float]]]) -
 
 
 def plot_robustness(summary: Mapping[str, Any]) -> Figure:
-    """Draw the accuracy of retrained networks against attack, deleted edges and noise, mean and sd over seeds.
+    """Draw the accuracy of retrained and of searched networks against attack, deleted edges and noise, mean and sd.
 
-    ``summary``: that of ``pyro-nas compare``, {method: {"test": {way: {"robustness": {part: {level: spread}}}}}}.
+    ``summary``: that of ``pyro-nas compare``, {method: {"test": {way: {"robustness": {part: {level: spread}}}},
+    "searched": {"robustness": …}}}.
     """
     parts = {"attack": "attack ε", "deleted_edges": "deleted share of edges", "noise": "noise sd"}
-    figure, axes = plt.subplots(1, len(parts), figsize=(13, 3.6), sharey=True, layout="constrained")
-    lines = [
+    figure, axes = plt.subplots(2, len(parts), figsize=(13, 7), sharey=True, sharex="col", layout="constrained")
+    retrained = [
         (f"{m}, {way}" if len(e["test"]) > 1 else m, t) for m, e in summary.items() for way, t in e["test"].items()
     ]
-    for axis, (part, title) in zip(axes, parts.items(), strict=True):
-        for index, (label, test) in enumerate(lines):
-            curve = test["robustness"][part]
-            levels = np.array([float(level) for level in curve])
-            mean, sd = (np.array([point[key] for point in curve.values()]) for key in ("mean", "sd"))
-            axis.errorbar(levels, mean, sd, marker="o", ms=3, capsize=2, color=COLOURS[index % 10], label=label)
+    searched = [(method, entry["searched"]) for method, entry in summary.items() if "searched" in entry]
+    for row, (kind, lines) in zip(axes, {"retrained": retrained, "searched": searched}.items(), strict=True):
+        for axis, part in zip(row, parts, strict=True):
+            for index, (label, measured) in enumerate(lines):
+                curve = measured["robustness"][part]
+                levels = np.array([float(level) for level in curve])
+                mean, sd = (np.array([point[key] for point in curve.values()]) for key in ("mean", "sd"))
+                axis.errorbar(levels, mean, sd, marker="o", ms=3, capsize=2, color=COLOURS[index % 10], label=label)
+        row[0].set_ylabel(f"test accuracy, {kind} networks")
+        row[-1].legend(frameon=False, fontsize=8, bbox_to_anchor=(1.0, 1.0), loc="upper left")
+    for axis, title in zip(axes[-1], parts.values(), strict=True):
         axis.set_xlabel(title)
-    axes[0].set_ylabel("test accuracy")
-    axes[-1].legend(frameon=False, fontsize=8, bbox_to_anchor=(1.0, 1.0), loc="upper left")
     return figure
 
 

@@ -17,9 +17,10 @@ import torch
 import pyro_nas.comparison as comparison_module
 from pyro_nas import inference, models
 from pyro_nas.__main__ import main
+from pyro_nas.batch_normalization import recalibrated
 from pyro_nas.comparison_methods import METHODS, discretised, hard, score_of
 from pyro_nas.comparison_report import collapse, summarise, tables
-from pyro_nas.comparison_rows import Size, retrain, retrained
+from pyro_nas.comparison_rows import Size, retrain, retrained, searched_robustness
 from pyro_nas.comparison_task import Count, Task
 from pyro_nas.data import load
 from pyro_nas.derivation import derive
@@ -78,7 +79,10 @@ def test_every_method_writes_its_row_and_the_tables(small, tmp_path, capsys):
             assert torch.allclose(found.sum(-1), torch.ones(len(found)), atol=1e-5)
             softly = name not in ("single_path", "random")  # which find a structure; points are weights of a mixture
             assert (found.max() < 1) == softly, name
-            assert set(row["test"]["point"]["robustness"]["deleted_edges"]) == {"0.0", "0.1", "0.3", "0.5"}
+            for measured in (row["test"]["point"], row["searched"]):
+                assert set(measured["robustness"]["deleted_edges"]) == {"0.0", "0.1", "0.3", "0.5"}
+            clean = row["searched"]["robustness"]["attack"]["0.0"]
+            assert row["searched"]["robustness"]["noise"]["0.0"] == clean
         else:
             assert row["test"]["point"]["robustness"]["deleted_edges"] == {}
         assert name in printed
@@ -168,6 +172,25 @@ def test_structures_are_scored_with_statistics_of_their_own():
     assert scores == [score(structure) for structure in structures]
 
 
+@pytest.mark.parametrize(("method", "draws"), [("vardarts", 5), ("darts", 1), ("single_path", 1), ("random", 1)])
+def test_a_searched_network_is_attacked_as_the_search_left_it(method, draws):
+    """With its weights and with statistics of its own: a wrong variant, those of the training, predicts otherwise."""
+    split = load("digits", valid_fraction=0.5)
+    task = Task(models, inference, tiny(1, 10, 4), split, 3000, 0, torch.device("cpu"), batch_size=64, children=2)
+    found = METHODS[method](task)
+    model, x, y = found.model, *split.test
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    attack = searched_robustness(task, found)["robustness"]["attack"]
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    assert {len(value) for value in found.draws.values()} == {draws}
+    wrong = predict(model, found.draws, x)
+    with recalibrated(model, found.draws, tuple(part[:512] for part in split.train)):
+        right = predict(model, found.draws, x)
+    assert attack["0.0"] == float((right.argmax(-1) == y).double().mean())
+    assert not torch.allclose(right, wrong, atol=1e-3)
+    assert attack["0.3"] < attack["0.0"]
+
+
 def test_edges_of_a_posterior_are_present_at_random_and_stay_so():
     """Edges into sums with the probability asked for, those into the concatenation always; each example by itself."""
     split = load("digits", valid_fraction=0.5)
@@ -234,7 +257,7 @@ def test_a_posterior_is_discretised_in_three_ways():
     sample, best = discretised(task, found, "sample"), discretised(task, found, "best")
     for one in (sample, best):
         assert all(set(table.flatten().tolist()) == {0.0, 1.0} for table in one.structure.values())
-    score = score_of(task, *found.searched)
+    score = score_of(task, found.model, found.guide)
     assert score(best.structure) >= score(sample.structure)
     assert sample.images == found.images < best.images
     assert (best.images - found.images) % (512 + len(split.valid[1])) == 0
