@@ -10,9 +10,10 @@ from pathlib import Path
 from pyro_nas.__main__ import main
 
 METHODS = {
-    "short": ["vardarts", "darts", "darts_second_order", "hard", "single_path", "random", "reinforce"],
+    "short": ["vardarts", "darts", "darts_second_order", "hard", "single_path", "random", "reinforce",
+              "vardarts_point", "darts_posterior"],
     "long": ["vardarts", "random", "plain"],
-}
+}  # fmt: skip
 
 if __name__ == "__main__":
     root, budget = sys.argv[1:3]

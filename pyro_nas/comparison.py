@@ -13,14 +13,15 @@ import torch
 from pyro_nas import checks, plots, study_plots
 from pyro_nas.comparison_methods import METHODS
 from pyro_nas.comparison_report import summarise, tables, way
-from pyro_nas.comparison_rows import Size, retrain, retrained, row
+from pyro_nas.comparison_rows import Size, again, architecture_of, latencies, retrain, retrained, row
 from pyro_nas.comparison_task import Task, check_images
 from pyro_nas.data import load
-from pyro_nas.derivation import derive
 from pyro_nas.runs import RunFolder, read_json, write_json
 
 PLAIN = "plain"  # four convolutions and no search, trained for as long as VarDARTS searches and retrains
-ROWS = (*METHODS, PLAIN)
+AGAIN = {"vardarts_point": False, "darts_posterior": True}  # what another row found, retrained the other way
+AFTER = {PLAIN: "vardarts", "vardarts_point": "vardarts", "darts_posterior": "darts"}  # and the row that they need
+ROWS = (*METHODS, *AFTER)
 DISCRETISATIONS = ("argmax", "sample", "best")
 PRIMITIVES = (
     "max pool",
@@ -58,18 +59,19 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
             data: "digits", "mnist", "fashion-mnist", or an .npz file with images x and classes y.
             root: folder of the torchvision sets, downloaded there where absent.
             methods: of "vardarts", "darts", "darts_second_order", "snas", "hard", "dirichlet", "single_path", "random",
-                "reinforce", and "plain": four convolutions without a search, trained for as long as vardarts takes.
+                "reinforce"; "vardarts_point": what vardarts found retrained as all others are, by points;
+                "darts_posterior": what darts found retrained as vardarts' is, with a posterior of weights and edges;
+                "plain": four convolutions without a search, trained for as long as vardarts takes.
             seeds: one run of each method for each.
             budget: "small" (digits, minutes), "short" or "long" (28 × 28 images).
             discretise: how probabilities become a structure: "argmax" of each edge, a "sample" of the posterior, or the
                 "best" of ten samples by validation accuracy under the weights of the search.
             device: "cpu", "cuda", …
             out: run folder, new or empty.
-            resume: continue the comparison in that folder.
+            resume: continue the comparison in that folder, with these methods and seeds, which may be others.
         """
         methods, seeds = list(dict.fromkeys(methods)), list(dict.fromkeys(seeds))
-        config: dict[str, Any] = {"data": data, "methods": methods, "seeds": seeds, "budget": budget}
-        config["discretise"] = discretise
+        config: dict[str, Any] = {"data": data, "budget": budget, "discretise": discretise}
         for method in methods:
             checks.one_of("methods", method, ROWS)
         for seed in seeds:
@@ -77,8 +79,9 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
         checks.one_of("discretise", discretise, DISCRETISATIONS)
         if not methods or not seeds:
             raise ValueError(f"methods: expected one or more, and one seed or more, got {methods} and {seeds}.")
-        if PLAIN in methods and "vardarts" not in methods:
-            raise ValueError("methods: expected 'vardarts' beside 'plain', which trains for as long. Add it.")
+        for method, needed in AFTER.items():
+            if method in methods and needed not in methods:
+                raise ValueError(f"methods: expected {needed!r} beside {method!r}, which goes by it. Add it.")
         size = sizes[checks.one_of("budget", budget, sizes)]
         size = replace(size, mirrored=size.mirrored and data == "fashion-mnist")  # digits change by it
         place = checks.device("device", device)
@@ -93,21 +96,28 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
         rows: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
         for seed in seeds:
             task = replace(shared, seed=seed)
-            for method in sorted(methods, key=lambda name: name == PLAIN):
+            for method in sorted(methods, key=lambda name: name in AFTER):
                 path = folder.path / "rows" / f"{method}-{seed}.json"
                 if not path.exists():
-                    plain = method == PLAIN
-                    made = _plain(task, size, rows["vardarts"][-1]) if plain else row(task, size, method, discretise)
+                    if method == PLAIN:
+                        made = _plain(task, size, rows[AFTER[method]][-1])
+                    elif method in AGAIN:
+                        made = again(task, size, rows[AFTER[method]][-1], AGAIN[method])
+                    else:
+                        made = row(task, size, method, discretise)
                     write_json(path, {**made, "machine": machine})
                 found = read_json(path, "test")
                 rows[method].append(found)
                 print(f"{method}, seed {seed}: {_line(found)}", flush=True)
+        every = [found for method in methods for found in rows[method]]
+        for found, latency in zip(every, latencies(shared, size, every), strict=True):
+            found["cost"]["latency"] = latency
         summary = summarise(rows)
         text = tables(summary)
         folder.write_json(
             "summary.json",
-            {"command": "pyro-nas compare", "config": config, "machine": machine, "methods": summary,
-             "rows": rows},
+            {"command": "pyro-nas compare", "config": {**config, "methods": methods, "seeds": seeds},
+             "methods": summary, "rows": rows},
         )  # fmt: skip
         folder.write_text("tables.md", text)
         for method, found in rows.items():
@@ -127,10 +137,8 @@ def _plain(task: Task, size: Size, other: dict[str, Any]) -> dict[str, Any]:
 
     Both networks are trained for an epoch here, one after the other: those seconds may be of a busier machine.
     """
-    inputs, outputs = task.split.train[0].shape[1], task.split.classes
-    network = task.models.zoo.convolutions(inputs, outputs)
-    structure = {site: torch.tensor(table) for site, table in other["derived"].items()}
-    *_, theirs = retrain(task, size, derive(size.retrained(inputs, outputs), structure), True, 1)
+    network = architecture_of(task, size, {})
+    *_, theirs = retrain(task, size, architecture_of(task, size, other), True, 1)
     *_, own = retrain(task, size, network, False, 1)
     epochs = other["retrain"]["epochs"] * (1 + other["search"]["seconds"] / other["retrain"]["seconds"])
     return retrained(task, size, network, False, max(1, round(epochs * theirs / own)))

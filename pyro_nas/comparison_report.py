@@ -40,21 +40,23 @@ def summarise(rows: Rows) -> dict[str, Any]:
     return summary
 
 
-def collapse(choices: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """Return the mean numbers of skips, pools and zeros, cells of one name counted once, and the agreement over seeds.
+def collapse(choices: Sequence[Mapping[str, str]]) -> dict[str, dict[str, Any]]:
+    """Return, by cell, the mean numbers of its skips, pools and zeros over seeds, and the agreement of the seeds.
 
-    Agreement is the share of edges with the same primitive, mean over all pairs of seeds; 1/K of chance.
+    ``choices``: {"site j→k": primitive} per seed; cells of one site are one. Agreement is the share of edges with the
+    same primitive, mean over all pairs of seeds; 1/K of chance.
     """
-    edges = len(choices[0])
-    pairs = list(itertools.combinations(choices, 2))
-    return {
-        "edges": edges,
-        **{
-            kind: statistics.fmean(sum(kind in name for name in one.values()) for one in choices)
+    cells = {}
+    for site in dict.fromkeys(edge.partition(" ")[0] for edge in choices[0]):
+        own = [{edge: name for edge, name in one.items() if edge.partition(" ")[0] == site} for one in choices]
+        pairs = list(itertools.combinations(own, 2))
+        same = [statistics.fmean(a[edge] == b[edge] for edge in a) for a, b in pairs]
+        counts = {
+            kind: statistics.fmean(sum(kind in name for name in one.values()) for one in own)
             for kind in ("skip", "pool", "zero")
-        },
-        "agreement": statistics.fmean(sum(a[e] == b[e] for e in a) / edges for a, b in pairs) if pairs else None,
-    }
+        }
+        cells[site] = {"edges": len(own[0]), **counts, "agreement": statistics.fmean(same) if same else None}
+    return cells
 
 
 def tables(summary: Mapping[str, Any]) -> str:
@@ -62,23 +64,27 @@ def tables(summary: Mapping[str, Any]) -> str:
 
     Parameters, operations and latency are of one network; a prediction costs that times the networks it averages.
     """
-    first = ["method", "accuracy, %", "calibration error", "search, s", "retraining, s", "search, images",
-             "parameters", "multiply-accumulates", "latency, µs an image"]  # fmt: skip
+    first = ["method", "accuracy, %", "over random, %", "calibration error", "search, s", "retraining, s",
+             "search, images", "parameters", "multiply-accumulates", "latency, µs an image",
+             "networks averaged"]  # fmt: skip
     lines = ["### Test accuracy and cost", "", table_row(first), "|---" * len(first) + "|"]
     for method, entry in summary.items():
         cost, search = entry["cost"], entry.get("search")
         for name, test in entry["test"].items():
             lines.append(table_row([
-                _label(method, entry, name), _pm(test["accuracy"], 100, 2), _pm(test["calibration_error"], 1, 4),
+                _label(method, entry, name), _pm(test["accuracy"], 100, 2),
+                f"{100 * entry['over_random']:+.2f}" if "over_random" in entry and name == entry["judged_by"] else "–",
+                _pm(test["calibration_error"], 1, 4),
                 _pm(search["seconds"], 1, 0) if search else "–", _pm(entry["retrain"]["seconds"], 1, 0),
                 _pm(search["images"], 1, 0) if search else "–",
                 _pm(cost["parameters"], 1, 0),
                 _pm(cost["multiply_accumulates"], 1e-6, 2) + " M", _pm(cost["latency"], 1, 0),
+                f"{cost['networks']['mean'] if name == 'posterior' else 1:.0f}",
             ]))  # fmt: skip
-    second = ["method", "skips", "pools", "zeros", "edges", "agreement of seeds", "over random, %"]
+    second = ["method", "cell", "edges", "skips", "pools", "zeros", "agreement of seeds"]
     lines += [
         "",
-        "### What was chosen, cells of one name counted once",
+        "### What was chosen",
         "",
         table_row(second),
         "|---" * len(second) + "|",
@@ -86,11 +92,10 @@ def tables(summary: Mapping[str, Any]) -> str:
     for method, entry in summary.items():
         if "choices" not in entry:
             continue
-        found = entry["choices"]
-        counts = [f"{found[kind]:.1f}" for kind in ("skip", "pool", "zero")]
-        agreement = "–" if found["agreement"] is None else f"{found['agreement']:.2f}"
-        over = f"{100 * entry['over_random']:+.2f}" if "over_random" in entry else "–"
-        lines.append(table_row([method, *counts, str(found["edges"]), agreement, over]))
+        for cell, found in entry["choices"].items():
+            counts = [f"{found[kind]:.1f}" for kind in ("skip", "pool", "zero")]
+            agreement = "–" if found["agreement"] is None else f"{found['agreement']:.2f}"
+            lines.append(table_row([method, cell, str(found["edges"]), *counts, agreement]))
     for part, title in (("attack", "a sign-gradient attack of ε, a share of the pixels' range"),
                         ("deleted_edges", "deleted edges of the cells, a share rounded to whole edges"),
                         ("noise", "normal noise of a standard deviation, a share of the pixels' range")):  # fmt: skip

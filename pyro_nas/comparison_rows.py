@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from pyro_nas.comparison_task import Found, Task
 from pyro_nas.costs import total_cost
 from pyro_nas.derivation import derive, with_optional_edges
 from pyro_nas.metrics import classification_metrics
-from pyro_nas.posterior import by_edge, draw, edge_entropies, hard_choices, mean_draw, predict
+from pyro_nas.posterior import by_edge, draw, each_draw, edge_entropies, hard_choices, mean_draw, predict
 from pyro_nas.robustness import cell_edges, robustness_curves
 from pyro_nas.sites import is_structure
 from pyro_nas.space import Space
@@ -27,7 +28,7 @@ POSTERIOR = "vardarts"  # the method whose retrained network keeps a posterior o
 DRAWS = 10
 ATTACKED = 2000  # test images that the robustness of a retrained network is measured on
 ATTACKED_SEARCHED = 1000  # and of a searched one, all primitives of which may run
-LATENCY_BATCH = 64
+LATENCY_BATCH, LATENCY_ROUNDS = 64, 5
 CERTAIN = 1 - 1e-6
 EDGE_TEMPERATURE = 0.05  # of the presence of edges: near 0 or 1
 FRACTIONS = (0.0, 0.1, 0.3, 0.5)
@@ -65,22 +66,54 @@ def row(task: Task, size: Size, method: str, discretise: str = "argmax") -> dict
     """Search by a method, retrain what it found on all known data, and measure that on the test part."""
     searched = METHODS[method](task)
     found = discretised(task, searched, discretise)
-    architecture = derive(size.retrained(task.split.train[0].shape[1], task.split.classes), found.structure)
-    return {
-        **_described(task, searched, found),
-        "searched": searched_robustness(task, searched),
-        **retrained(task, size, architecture, method == POSTERIOR),
-    }
+    described = {**_described(task, searched, found), "searched": searched_robustness(task, searched)}
+    return {**described, **retrained(task, size, architecture_of(task, size, described), method == POSTERIOR)}
+
+
+def again(task: Task, size: Size, other: Mapping[str, Any], posterior: bool) -> dict[str, Any]:
+    """Retrain what another row found, with a posterior or without, and measure that on the test part."""
+    search = ("search", "choices", "derived", "structure", "entropy", "searched")
+    kept = {name: other[name] for name in search}
+    return {**kept, **retrained(task, size, architecture_of(task, size, other), posterior)}
 
 
 def searched_robustness(task: Task, found: Found) -> dict[str, Any]:
     """Measure the network that a search trained, before its structure is discretised, on the test part.
 
-    It is what the method left: mixtures of a posterior's draws or of a point, one path, or random search's best child.
-    Batch normalisation has the statistics of that network.
+    It is what the method left: mixtures or paths of a posterior's draws, a mixture by a point, or random search's best
+    child. Means over draws, each a network by itself, with statistics of batch normalisation of its own.
     """
-    with recalibrated(found.model, found.draws, first(task, task.split.train, CALIBRATED)):
-        return {"robustness": _robustness(task, found.model, found.draws, ATTACKED_SEARCHED)}
+    curves = []
+    for one in each_draw(found.draws):
+        single = {site: value[None] for site, value in one.items()}
+        with recalibrated(found.model, single, first(task, task.split.train, CALIBRATED)):
+            curves.append(_robustness(task, found.model, single, ATTACKED_SEARCHED))
+    return {
+        "robustness": {
+            part: {level: statistics.fmean(curve[part][level] for curve in curves) for level in levels}
+            for part, levels in curves[0].items()
+        }
+    }
+
+
+def latencies(task: Task, size: Size, rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return the microseconds an image of the retrained network of each row, the least of rounds in which all run.
+
+    A median in one round tells of what else the machine did at that moment.
+    """
+    sample = first(task, task.split.test, LATENCY_BATCH)[0]
+    networks = [architecture_of(task, size, row) for row in rows]
+    rounds = [[total_cost(network, sample, "latency") for network in networks] for _ in range(LATENCY_ROUNDS)]
+    return [round(min(values) / len(sample), 2) for values in zip(*rounds, strict=True)]
+
+
+def architecture_of(task: Task, size: Size, row: Mapping[str, Any]) -> Space:
+    """Return the network that a row retrained: its derived structure, or the plain network where nothing was."""
+    inputs, outputs = task.split.train[0].shape[1], task.split.classes
+    if "derived" not in row:
+        plain: Space = task.models.zoo.convolutions(inputs, outputs)
+        return plain
+    return derive(size.retrained(inputs, outputs), {site: torch.tensor(t) for site, t in row["derived"].items()})
 
 
 def _robustness(task: Task, model: Any, draws: Mapping[str, torch.Tensor], count: int) -> dict[str, Any]:
@@ -98,7 +131,8 @@ def retrained(
 ) -> dict[str, Any]:
     """Retrain a network with nothing left to choose, and measure it on the test part.
 
-    A posterior is judged by its mean, "point", and by draws of its weights, "posterior", all edges present in both.
+    A posterior is judged by its mean, "point", and by draws of its weights, "posterior", all edges present in both;
+    batch normalisation keeps the statistics of the training, when edges were rarer, as is usual of such training.
     """
     epochs = epochs or size.retrain_epochs
     model, guide, seconds = retrain(task, size, architecture, posterior, epochs)
@@ -119,7 +153,6 @@ def retrained(
             "networks": DRAWS if posterior else 1,  # that a prediction averages; what follows is of one
             "parameters": int(total_cost(architecture, sample, "parameters")),
             "multiply_accumulates": int(total_cost(architecture, sample, "multiply_accumulates")),
-            "latency": round(total_cost(architecture, sample, "latency") / len(sample), 2),
         },
     }
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -18,15 +19,16 @@ import pyro_nas.comparison as comparison_module
 from pyro_nas import inference, models
 from pyro_nas.__main__ import main
 from pyro_nas.batch_normalization import recalibrated
+from pyro_nas.comparison import AFTER, AGAIN
 from pyro_nas.comparison_methods import METHODS, discretised, hard, score_of
 from pyro_nas.comparison_report import collapse, summarise, tables
-from pyro_nas.comparison_rows import Size, retrain, retrained, searched_robustness
+from pyro_nas.comparison_rows import DRAWS, Size, retrain, retrained, searched_robustness
 from pyro_nas.comparison_task import Count, Task
 from pyro_nas.data import load
 from pyro_nas.derivation import derive
 from pyro_nas.enumeration import random_structure
 from pyro_nas.models.cell_spaces import NAS_BENCH_201
-from pyro_nas.posterior import draw, mean_draw, predict
+from pyro_nas.posterior import choice_probabilities, draw, mean_draw, predict
 
 NAMES = ("skip", "convolution 1", "max pool")
 
@@ -55,7 +57,7 @@ def small(monkeypatch):
 
 def test_every_method_writes_its_row_and_the_tables(small, tmp_path, capsys):
     out = tmp_path / "run"
-    methods = [*METHODS, "plain"]
+    methods = [*METHODS, *AFTER]
     assert main(["compare", "--methods", json.dumps(methods), "--seeds", "[3,4]", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     summary = json.loads((out / "summary.json").read_text())
@@ -64,9 +66,14 @@ def test_every_method_writes_its_row_and_the_tables(small, tmp_path, capsys):
         row = json.loads((out / "rows" / f"{name}-3.json").read_text())
         assert 0 <= row["test"]["point"]["accuracy"] <= 1
         assert row["retrain"]["images"] >= 1437
-        assert row["cost"]["parameters"] > 0 < row["cost"]["latency"]
-        assert set(row["test"]) == ({"point", "posterior"} if name == "vardarts" else {"point"})
-        if name != "plain":
+        assert row["cost"]["parameters"] > 0 < summary["methods"][name]["cost"]["latency"]["mean"]
+        posterior = name in ("vardarts", "darts_posterior")
+        assert set(row["test"]) == ({"point", "posterior"} if posterior else {"point"})
+        if name in AGAIN:
+            other = json.loads((out / "rows" / f"{AFTER[name]}-3.json").read_text())
+            assert {part for part in row if row[part] == other[part]} >= {"search", "derived", "searched", "choices"}
+            assert row["test"] != other["test"]
+        elif name != "plain":
             most = 10_000 if name == "single_path" else 1500  # which scores a few structures however small the budget
             assert abs(row["search"]["images"] - 3000) < most, name
             if name == "random":
@@ -86,8 +93,10 @@ def test_every_method_writes_its_row_and_the_tables(small, tmp_path, capsys):
         else:
             assert row["test"]["point"]["robustness"]["deleted_edges"] == {}
         assert name in printed
-    assert {p.name for p in out.glob("*.png")} == {f"{name}.png" for name in METHODS} | {"robustness.png"}
-    assert "±" in (out / "tables.md").read_text()
+    drawn = {f"{name}.png" for name in (*METHODS, *AGAIN)}
+    assert {p.name for p in out.glob("*.png")} == drawn | {"robustness.png"}
+    cells = [line.split(" | ") for line in (out / "tables.md").read_text().splitlines() if "| vardarts, p" in line]
+    assert [line[-1] for line in cells[:2]] == ["1 |", f"{DRAWS} |"]  # networks that a prediction averages
 
 
 def test_images_of_a_file_are_compared_too(small, tmp_path):
@@ -119,6 +128,34 @@ def test_a_comparison_that_is_killed_continues_without_repeating_a_row(tmp_path)
     assert len(list((out / "rows").glob("*.json"))) == 4
     assert all((out / "rows" / name).read_bytes() == content for name, content in done.items())
     assert "random" in finished.stdout
+
+
+def test_a_comparison_goes_on_with_other_methods_and_seeds(small, tmp_path):
+    out = tmp_path / "run"
+    assert main(["compare", "--methods", '["hard"]', "--seeds", "[0]", "--out", str(out)]) == 0
+    before = (out / "rows" / "hard-0.json").read_bytes()
+    more = ["--methods", '["random","hard"]', "--seeds", "[0,1]", "--resume", "true"]
+    assert main(["compare", *more, "--out", str(out)]) == 0
+    assert (out / "rows" / "hard-0.json").read_bytes() == before
+    summary = json.loads((out / "summary.json").read_text())
+    assert {method: len(rows) for method, rows in summary["rows"].items()} == {"random": 2, "hard": 2}
+    assert summary["config"]["seeds"] == [0, 1]
+
+
+def test_single_path_trains_under_uniform_paths_and_keeps_them(monkeypatch):
+    split, fit = load("digits", valid_fraction=0.5), inference.svi.fit
+    task = Task(models, inference, tiny(1, 10), split, 3000, 0, torch.device("cpu"))
+    seen = []
+
+    def watched(model, guide, *data, **options):
+        fit(model, guide, *data, **options)
+        seen.append(choice_probabilities(guide))
+
+    monkeypatch.setattr(inference.svi, "fit", watched)
+    METHODS["single_path"](task)
+    assert len(seen) == 1
+    for table in seen[0].values():
+        assert torch.equal(table, torch.full_like(table, 1 / len(NAMES)))
 
 
 def test_rank_orders_all_cells_and_continues(tmp_path, capsys):
@@ -174,7 +211,7 @@ def test_structures_are_scored_with_statistics_of_their_own():
 
 @pytest.mark.parametrize(("method", "draws"), [("vardarts", 5), ("darts", 1), ("single_path", 1), ("random", 1)])
 def test_a_searched_network_is_attacked_as_the_search_left_it(method, draws):
-    """With its weights and with statistics of its own: a wrong variant, those of the training, predicts otherwise."""
+    """Each draw with statistics of its own: wrong variants, those of the training or of all draws, give others."""
     split = load("digits", valid_fraction=0.5)
     task = Task(models, inference, tiny(1, 10, 4), split, 3000, 0, torch.device("cpu"), batch_size=64, children=2)
     found = METHODS[method](task)
@@ -183,11 +220,16 @@ def test_a_searched_network_is_attacked_as_the_search_left_it(method, draws):
     attack = searched_robustness(task, found)["robustness"]["attack"]
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
     assert {len(value) for value in found.draws.values()} == {draws}
-    wrong = predict(model, found.draws, x)
-    with recalibrated(model, found.draws, tuple(part[:512] for part in split.train)):
-        right = predict(model, found.draws, x)
-    assert attack["0.0"] == float((right.argmax(-1) == y).double().mean())
-    assert not torch.allclose(right, wrong, atol=1e-3)
+    right, wrong = [], []
+    calibrating = tuple(part[:512] for part in split.train)
+    for index in range(draws):
+        single = {site: value[index : index + 1] for site, value in found.draws.items()}
+        with recalibrated(model, single, calibrating):
+            right.append(float((predict(model, single, x).argmax(-1) == y).double().mean()))
+        with recalibrated(model, found.draws, calibrating) if draws > 1 else nullcontext():
+            wrong.append(float((predict(model, single, x).argmax(-1) == y).double().mean()))
+    assert attack["0.0"] == pytest.approx(sum(right) / draws)
+    assert right != wrong
     assert attack["0.3"] < attack["0.0"]
 
 
@@ -264,10 +306,13 @@ def test_a_posterior_is_discretised_in_three_ways():
 
 
 def test_collapse_counts_by_hand():
-    one = {"a": "skip", "b": "max pool", "c": "convolution 3"}
-    other = {"a": "skip", "b": "average pool", "c": "zero"}
-    found = collapse([one, other])
-    assert found == {"edges": 3, "skip": 1.0, "pool": 1.0, "zero": 0.5, "agreement": pytest.approx(1 / 3)}
+    one = {"a 0→1": "skip", "a 1→2": "max pool", "b 0→1": "convolution 3", "b 1→2": "skip", "b 0→2": "zero"}
+    other = {"a 0→1": "skip", "a 1→2": "average pool", "b 0→1": "convolution 3", "b 1→2": "zero", "b 0→2": "zero"}
+    assert collapse([one, other]) == {
+        "a": {"edges": 2, "skip": 1.0, "pool": 1.0, "zero": 0.0, "agreement": 0.5},
+        "b": {"edges": 3, "skip": 0.5, "pool": 0.0, "zero": 1.5, "agreement": pytest.approx(2 / 3)},
+    }
+    assert collapse([one])["a"]["agreement"] is None
 
 
 def test_relative_improvement_over_random_search():
@@ -292,6 +337,7 @@ def test_a_seed_whose_cell_is_dead_has_no_curve_of_deleted_edges(tmp_path):
         place = NAS_BENCH_201.index(name)
         structure = {"structure.cell": torch.eye(5)[[place] * 3]}
         rows.append(retrained(task, size, derive(whole(1, 10), structure), posterior=True))
+        rows[-1]["cost"]["latency"] = 1.0
     curves = [row["test"]["posterior"]["robustness"]["deleted_edges"] for row in rows]
     assert curves[0] == {}
     assert len(curves[1]) == 4
