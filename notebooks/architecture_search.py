@@ -14,26 +14,32 @@
 # # Architecture search: a posterior over cells
 #
 # DARTS' cell space, searched by bilevel variational inference (VarDARTS) and by a point estimate (DARTS): the same
-# `Space`, `Model` and procedure, another guide. Then what the posterior knows that the point does not, robustness, and
+# `Space`, `Model` and procedure, another guide. Then what the posterior knows that the point does not, how curved the
+# loss is in the structure, robustness, a file that runs without this package, a search that pays for milliseconds, and
 # a Pareto front of accuracy against operations from one training.
 
 # %%
 
 import json
+import tempfile
 from pathlib import Path
 
 import torch
+from pyro import poutine
+from scipy.stats import spearmanr
 
 from pyro_nas import Space, by_edge, choice_probabilities, derive, draw, edge_entropies, predict
 from pyro_nas.batch_normalization import recalibrated
 from pyro_nas.comparison import sizes_of
 from pyro_nas.comparison_report import tables
-from pyro_nas.costs import measure
+from pyro_nas.costs import measure, total_cost
+from pyro_nas.curvature import compare_expectations, hessian_trace, rademacher
 from pyro_nas.data import load
+from pyro_nas.export import export
 from pyro_nas.inference import adam, bilevel, delayed, one_cycle, schedules, svi
 from pyro_nas.models import Model, cell_spaces, costs, guides, hypernets, priors, structures
 from pyro_nas.plots import plot_architecture
-from pyro_nas.posterior import mean_draw
+from pyro_nas.posterior import evaluation_mode, mean_draw
 from pyro_nas.primitives import dense, flatten
 from pyro_nas.robustness import robustness_curves
 from pyro_nas.study_plots import plot_points, plot_robustness
@@ -49,10 +55,10 @@ space = cell_spaces.darts(1, 10, channels=8, cells=2, nodes=2, primitives=names,
 
 
 # %%
-def search(prior, make, complexity, **own):
+def search(prior, make, complexity, cost=None, **own):
     torch.manual_seed(0)
-    weights = priors.normal(priors.fan_in())
-    model = Model(space, num_data=len(data.train[1]), weights=weights, structure=prior, complexity=complexity)
+    weights, num_data = priors.normal(priors.fan_in()), len(data.train[1])
+    model = Model(space, num_data=num_data, weights=weights, structure=prior, complexity=complexity, cost=cost)
     guide = make(model)
     options = {"epochs": 40, "batch_size": 64, "optimizer": adam(0.01), "scheduler": one_cycle(0.01)}
     options |= {"structure_optimizer": adam(0.05), "structure_scheduler": delayed(), "measure_validation": False}
@@ -64,42 +70,84 @@ def mean_field(model):
     return guides.MeanField(model, 0.02)
 
 
-model, guide = search(structures.gumbel_softmax(), mean_field, 0.003, temperature=schedules.geometric(1.0, 0.2))
+annealed = {"temperature": schedules.geometric(1.0, 0.2)}
+model, guide = search(structures.gumbel_softmax(), mean_field, 0.003, **annealed)
 point_model, point = search(structures.dirichlet(), guides.PointMass, 0.1)
 probabilities = choice_probabilities(guide)
 figure = plot_architecture(space, probabilities)
 
 # %% [markdown]
 # ## What the posterior knows
-# For every edge: the entropy of its choice, and the accuracy lost when its best primitive gives way to the second best,
-# all else as derived, with the searched weights. (Batch normalisation takes its statistics anew for each structure.)
+# For every edge: the entropy of its choice, and the accuracy lost on test images (which chose nothing) when its best
+# primitive gives way to the second best, all else as derived, with the searched weights. DARTS has no posterior; its
+# mixture weights are read here as if they were probabilities. (Batch normalisation takes its statistics anew for each
+# structure.)
 
 # %%
-best = {site: torch.eye(table.shape[1])[table.argmax(-1)] for site, table in probabilities.items()}
-weights = {site: value for site, value in mean_draw(guide).items() if site not in model.choices}
-x, y = data.valid
+x, y = data.test
 
 
-def accuracy(structure):
-    draws = {**weights, **{site: table[None] for site, table in structure.items()}}
-    with recalibrated(model, draws, data.train):
-        return float((predict(model, draws, x).argmax(-1) == y).double().mean())
+def losses(model, guide, probabilities):
+    best = {site: torch.eye(table.shape[1])[table.argmax(-1)] for site, table in probabilities.items()}
+    weights = {site: value for site, value in mean_draw(guide).items() if site not in model.choices}
+
+    def accuracy(structure):
+        draws = {**weights, **{site: table[None] for site, table in structure.items()}}
+        with recalibrated(model, draws, data.train):
+            return float((predict(model, draws, x).argmax(-1) == y).double().mean())
+
+    lost = {}
+    for site, table in probabilities.items():
+        lost[site] = torch.zeros(len(table))
+        for edge, row in enumerate(table):
+            changed = {**best, site: best[site].clone()}
+            changed[site][edge] = torch.eye(len(row))[row.topk(2).indices[1]]
+            lost[site][edge] = accuracy(best) - accuracy(changed)
+    return by_edge(space, lost)
 
 
-lost = {}
-for site, table in probabilities.items():
-    lost[site] = torch.zeros(len(table))
-    for edge, row in enumerate(table):
-        changed = {**best, site: best[site].clone()}
-        changed[site][edge] = torch.eye(len(row))[row.topk(2).indices[1]]
-        lost[site][edge] = accuracy(best) - accuracy(changed)
-entropies = by_edge(space, edge_entropies(space, probabilities))
-for edge, loss in by_edge(space, lost).items():
-    print(f"{edge:28} entropy {entropies[edge]:.2f} nats, accuracy lost {100 * loss:+.1f} points")
+mixture = {site: mean_draw(point)[site][0] for site in point_model.choices}
+edges = {}
+for name, pair in {"VarDARTS": (model, guide, probabilities), "DARTS": (point_model, point, mixture)}.items():
+    entropies, lost = by_edge(space, edge_entropies(space, pair[2])), losses(*pair)
+    edges[name] = list(entropies.values()), list(lost.values())
+    for edge, loss in lost.items():
+        print(f"{name:8} {edge:24} entropy {entropies[edge]:.2f} nats, accuracy lost {100 * loss:+.1f} points")
+    print(f"{name:8} rank correlation of entropy and loss {spearmanr(*edges[name]).statistic:+.2f}\n")
 figure = plot_points(
-    {"entropy of the choice, nats": list(entropies.values())},
-    {"accuracy lost by the second best": list(by_edge(space, lost).values())},
+    {"VarDARTS: entropy of the choice, nats": edges["VarDARTS"][0]}, {"accuracy lost": edges["VarDARTS"][1]}
 )
+
+# %% [markdown]
+# VarDARTS' weights were trained under samples of its own posterior, ever closer to one primitive an edge: no edge loses
+# more than a few tenths of a point, so that entropy has nothing to order here. DARTS' weights were trained in a mixture;
+# as one structure they are another network, and which primitive has the larger mixture weight tells little of which
+# serves it better. What the posterior knows is that its choices are safe to make.
+#
+# ## How curved the loss is in the structure
+# Theorem 2 of the VarDARTS talk in the form that holds on the simplex: E G(Γ) ≈ G(E Γ) + ½ tr(∇²G Cov Γ) for a loss G
+# of validation images, weights at their means. What a search averages over, it flattens: the trace of ∇²G along the
+# simplex, where each search ended.
+
+
+# %%
+def loss_of(model, guide):
+    weights = {site: value[0] for site, value in mean_draw(guide).items() if site not in model.choices}
+
+    def loss(structure):
+        with evaluation_mode(model), poutine.block():
+            outputs = poutine.condition(model, data={**weights, **structure})(*data.valid)
+        return torch.nn.functional.cross_entropy(outputs, data.valid[1])
+
+    return loss
+
+
+drawn = {site: value for site, value in draw(guide, num_samples=200).items() if site in model.choices}
+found = compare_expectations(loss_of(model, guide), drawn, rademacher(32, seed=0))
+print({name: round(value, 4) for name, value in found.items()})
+for name, pair, at in (("VarDARTS", (model, guide), probabilities), ("DARTS", (point_model, point), mixture)):
+    along = {s: (torch.eye(t.shape[1]) - 1 / t.shape[1]).expand(len(t), -1, -1) for s, t in at.items()}
+    print(f"{name:8} tr ∇²G along the simplex {float(hessian_trace(loss_of(*pair), at, along)):.3f}")
 
 # %% [markdown]
 # ## Derive, retrain, attack
@@ -129,6 +177,36 @@ for name, curve in curves.items():
         print(f"{name:20} {part:14}", {level: round(value, 3) for level, value in levels.items()})
 
 # %% [markdown]
+# ## A file that runs without this package
+# The posterior predictive, weights, structure and statistics baked in, as a program of `torch.export`.
+
+# %%
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / "predictive.pt2"
+    draws = draw(final_guide, num_samples=10)
+    export(final, draws, x[:2], path)
+    reloaded = torch.export.load(path).module()
+    with torch.no_grad():
+        difference = (reloaded(x) - predict(final, draws, x)).abs().max()
+    print(f"{path.stat().st_size / 2**20:.1f} MiB, largest difference of a probability {float(difference):.1e}")
+
+# %% [markdown]
+# ## A search that pays for milliseconds
+# Each primitive at each shape is measured on this machine; FBNet's loss weighs the likelihood by α log(latency)^β. α
+# makes that weight 1 at the mean of all structures; β is far above FBNet's 0.6, with which this search hardly moves.
+# The table predicts the latency of a batch of 64 through what was derived; beside it, that network measured whole.
+
+# %%
+latency = measure(space, x[:64])
+uniform = {site: torch.full(choices.shape, 1 / choices.shape[1]) for site, choices in space.choices().items()}
+price = costs.multiplicative(latency, alpha=float(latency(uniform).log() ** -10), beta=10)
+_, paying = search(structures.gumbel_softmax(), mean_field, 0.003, price, **annealed)
+for name, found in {"VarDARTS": probabilities, "with FBNet's loss": choice_probabilities(paying)}.items():
+    chosen = {site: torch.eye(table.shape[1])[table.argmax(-1)] for site, table in found.items()}
+    measured = total_cost(derive(space, chosen), x[:64])
+    print(f"{name:18} predicted {float(latency(chosen)):.0f} µs, measured {measured:.0f} µs")
+
+# %% [markdown]
 # ## A Pareto front from one training
 # What a structure costs may enter the model: `additive` makes structures improbable that have many operations, and
 # inside λ's scale. With λ a site, one hypernetwork q(Γ | λ) holds the whole front. Here the choice is the width of two
@@ -150,6 +228,7 @@ layers = Space(
     }
 )
 table = measure(layers, data.test[0][:1], "multiply_accumulates")
+x, y = data.valid
 front = Model(
     layers,
     num_data=len(data.train[1]),
@@ -184,10 +263,12 @@ figure = plot_points(
 
 # %% [markdown]
 # ## FashionMNIST, every method
-# 60 000 images, half of them for the weights of a search and half for structure; each search sees 120 000 images (with
-# repetition), what it finds is retrained for six epochs and tested once; three seeds (`make compare ROOT=DIR` wrote
-# the numbers). VarDARTS' network keeps a posterior of its weights, and its edges become rarer in training: *weights*
-# averages over draws of the weights with all edges present, *posterior* over draws of both.
+# 60 000 images, half of them for the weights of a search and half for structure; each search sees about 120 000 images
+# (with repetition), what it finds is retrained, wider, for six epochs and tested once (`make compare ROOT=DIR` wrote
+# the numbers). VarDARTS' network keeps a posterior of its weights, and its edges become rarer in training: *point* is
+# the network at the means of the weights, *posterior* averages over draws of them, both with all edges present.
+# `vardarts_point` is what VarDARTS found, retrained as the others are, `darts_posterior` what DARTS found, retrained
+# as VarDARTS' is: together they tell what the search did from what the retraining did.
 
 # %%
 short = json.loads(Path("compare_short.json").read_text())
@@ -202,7 +283,7 @@ searched = sizes_of(cell_spaces)["short"].searched(1, 10)
 
 
 def found(method, seed=0):
-    return {site: torch.tensor(table) for site, table in short["structures"][method][seed].items()}
+    return {site: torch.tensor(table) for site, table in short["rows"][method][seed]["structure"].items()}
 
 
 figure = plot_architecture(searched, found("vardarts"))

@@ -63,7 +63,8 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
                 "darts_posterior": what darts found retrained as vardarts' is, with a posterior of weights and edges;
                 "plain": four convolutions without a search, trained for as long as vardarts takes.
             seeds: one run of each method for each.
-            budget: "small" (digits, minutes), "short" or "long" (28 × 28 images).
+            budget: "small" (digits, minutes), "short" or "long" (28 × 28 images), or "full", the size of the
+                published searches, for a GPU.
             discretise: how probabilities become a structure: "argmax" of each edge, a "sample" of the posterior, or the
                 "best" of ten samples by validation accuracy under the weights of the search.
             device: "cpu", "cuda", …
@@ -154,6 +155,7 @@ def sizes_of(spaces: Any) -> dict[str, Size]:
     small = partial(spaces.darts, primitives=PRIMITIVES, nodes=2, cells=2, stem_channels=8)
     short = partial(spaces.darts, primitives=PRIMITIVES, nodes=2, cells=3, stem_stride=2)
     long = partial(spaces.nas_bench_201, nodes=3, repeats=1)
+    full = spaces.darts  # as published: 8 cells of 4 nodes, 7 primitives, 50 epochs of search
     return {
         "small": Size(
             60_000, 60, partial(small, channels=8), partial(small, channels=16),
@@ -164,4 +166,5 @@ def sizes_of(spaces: Any) -> dict[str, Size]:
             children=4,
         ),
         "long": Size(240_000, 24, partial(long, channels=8), partial(long, channels=16), presence=1.0),
+        "full": Size(3_000_000, 100, partial(full, channels=16), partial(full, channels=36), batch_size=64),
     }  # fmt: skip

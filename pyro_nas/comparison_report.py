@@ -31,6 +31,7 @@ def summarise(rows: Rows) -> dict[str, Any]:
         if "search" in found[0]:
             entry["search"] = _spreads([row["search"] for row in found])
             entry["choices"] = collapse([row["choices"] for row in found])
+        if "searched" in found[0]:
             entry["searched"] = _spreads([row["searched"] for row in found])
         summary[method] = entry
     if "random" in summary:
@@ -67,7 +68,8 @@ def tables(summary: Mapping[str, Any]) -> str:
     first = ["method", "accuracy, %", "over random, %", "calibration error", "search, s", "retraining, s",
              "search, images", "parameters", "multiply-accumulates", "latency, µs an image",
              "networks averaged"]  # fmt: skip
-    lines = ["### Test accuracy and cost", "", table_row(first), "|---" * len(first) + "|"]
+    seeds = max(entry["seeds"] for entry in summary.values())
+    lines = [f"### Test accuracy and cost, mean ± sd of {seeds} seeds", "", table_row(first), "|---" * len(first) + "|"]
     for method, entry in summary.items():
         cost, search = entry["cost"], entry.get("search")
         for name, test in entry["test"].items():

@@ -72,8 +72,7 @@ def row(task: Task, size: Size, method: str, discretise: str = "argmax") -> dict
 
 def again(task: Task, size: Size, other: Mapping[str, Any], posterior: bool) -> dict[str, Any]:
     """Retrain what another row found, with a posterior or without, and measure that on the test part."""
-    search = ("search", "choices", "derived", "structure", "entropy", "searched")
-    kept = {name: other[name] for name in search}
+    kept = {name: other[name] for name in ("search", "choices", "derived", "structure", "entropy")}
     return {**kept, **retrained(task, size, architecture_of(task, size, other), posterior)}
 
 

@@ -56,17 +56,20 @@ def plot_robustness(summary: Mapping[str, Any]) -> Figure:
     """
     parts = {"attack": "attack ε", "deleted_edges": "deleted share of edges", "noise": "noise sd"}
     figure, axes = plt.subplots(2, len(parts), figsize=(13, 7), sharey=True, sharex="col", layout="constrained")
-    retrained = [
-        (f"{m}, {way}" if len(e["test"]) > 1 else m, t) for m, e in summary.items() for way, t in e["test"].items()
-    ]
-    searched = [(method, entry["searched"]) for method, entry in summary.items() if "searched" in entry]
+    colours = {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(summary)}
+    retrained = [(method, way, test) for method, entry in summary.items() for way, test in entry["test"].items()]
+    searched = [(method, "", entry["searched"]) for method, entry in summary.items() if "searched" in entry]
     for row, (kind, lines) in zip(axes, {"retrained": retrained, "searched": searched}.items(), strict=True):
         for axis, part in zip(row, parts, strict=True):
-            for index, (label, measured) in enumerate(lines):
+            for method, way, measured in lines:
+                several = way and len(summary[method]["test"]) > 1
                 curve = measured["robustness"][part]
                 levels = np.array([float(level) for level in curve])
                 mean, sd = (np.array([point[key] for point in curve.values()]) for key in ("mean", "sd"))
-                axis.errorbar(levels, mean, sd, marker="o", ms=3, capsize=2, color=COLOURS[index % 10], label=label)
+                axis.errorbar(
+                    levels, mean, sd, marker="o", ms=3, capsize=2, color=colours[method],
+                    ls="--" if several and way == "point" else "-", label=f"{method}, {way}" if several else method,
+                )  # fmt: skip
         row[0].set_ylabel(f"test accuracy, {kind} networks")
         row[-1].legend(frameon=False, fontsize=8, bbox_to_anchor=(1.0, 1.0), loc="upper left")
     for axis, title in zip(axes[-1], parts.values(), strict=True):

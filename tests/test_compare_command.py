@@ -24,6 +24,7 @@ from pyro_nas.comparison_methods import METHODS, discretised, hard, score_of
 from pyro_nas.comparison_report import collapse, summarise, tables
 from pyro_nas.comparison_rows import DRAWS, Size, retrain, retrained, searched_robustness
 from pyro_nas.comparison_task import Count, Task
+from pyro_nas.costs import total_cost
 from pyro_nas.data import load
 from pyro_nas.derivation import derive
 from pyro_nas.enumeration import random_structure
@@ -71,8 +72,9 @@ def test_every_method_writes_its_row_and_the_tables(small, tmp_path, capsys):
         assert set(row["test"]) == ({"point", "posterior"} if posterior else {"point"})
         if name in AGAIN:
             other = json.loads((out / "rows" / f"{AFTER[name]}-3.json").read_text())
-            assert {part for part in row if row[part] == other[part]} >= {"search", "derived", "searched", "choices"}
+            assert {part for part in row if row[part] == other[part]} >= {"search", "derived", "choices"}
             assert row["test"] != other["test"]
+            assert "searched" not in row  # it searched nothing of its own
         elif name != "plain":
             most = 10_000 if name == "single_path" else 1500  # which scores a few structures however small the budget
             assert abs(row["search"]["images"] - 3000) < most, name
@@ -140,6 +142,18 @@ def test_a_comparison_goes_on_with_other_methods_and_seeds(small, tmp_path):
     summary = json.loads((out / "summary.json").read_text())
     assert {method: len(rows) for method, rows in summary["rows"].items()} == {"random": 2, "hard": 2}
     assert summary["config"]["seeds"] == [0, 1]
+
+
+@pytest.mark.parametrize("budget", ["small", "short", "long", "full"])
+def test_a_budget_retrains_what_it_searched_larger(budget):
+    size = comparison_module.sizes_of(models.cell_spaces)[budget]
+    searched, larger, x = size.searched(1, 10), size.retrained(1, 10), torch.zeros(2, 1, 28, 28)
+    assert {site: c.primitives for site, c in searched.choices().items()} == {
+        site: c.primitives for site, c in larger.choices().items()
+    }
+    structure = random_structure(searched, torch.Generator().manual_seed(0))
+    counts = [total_cost(derive(space, structure), x, "parameters") for space in (searched, larger)]
+    assert 0 < counts[0] < counts[1]
 
 
 def test_single_path_trains_under_uniform_paths_and_keeps_them(monkeypatch):
