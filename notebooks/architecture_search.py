@@ -120,9 +120,9 @@ figure = plot_points(
 
 # %% [markdown]
 # VarDARTS' weights were trained under samples of its own posterior, ever closer to one primitive an edge: no edge loses
-# more than a few tenths of a point, so that entropy has nothing to order here. DARTS' weights were trained in a mixture;
-# as one structure they are another network, and which primitive has the larger mixture weight tells little of which
-# serves it better. What the posterior knows is that its choices are safe to make.
+# more than a few tenths of a point, so that entropy has nothing to order here. DARTS' weights were trained in a
+# mixture; as one structure they are another network, and which primitive has the larger mixture weight tells little of
+# which serves it better. What the posterior knows is that its choices are safe to make.
 #
 # ## How curved the loss is in the structure
 # Theorem 2 of the VarDARTS talk in the form that holds on the simplex: E G(Γ) ≈ G(E Γ) + ½ tr(∇²G Cov Γ) for a loss G
