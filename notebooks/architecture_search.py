@@ -276,9 +276,9 @@ print(tables(short["methods"]))
 figure = plot_robustness(short["methods"])
 
 # %% [markdown]
-# Retrained like all others, VarDARTS' cells are the most accurate on average, with the fewest skips and pools, and its
-# seeds agree on the most edges. What makes a network robust is the retraining with a posterior and rarer edges,
-# whichever cells it is given; in six epochs that costs a point of accuracy.
+# Retrained like all others, VarDARTS' cells have the highest mean accuracy, above DARTS' by less than their sd over
+# seeds, and the fewest skips and pools. What makes a network robust is the retraining with a posterior and rarer
+# edges, whichever cells it is given; in six epochs that costs a point of accuracy.
 #
 # The cells of the first seed, with the probabilities of their edges' primitives: VarDARTS',
 
