@@ -62,7 +62,8 @@ def split_parameters(
         raise ValueError(
             "guide: expected parameters of the weights beside those of the structure, got none. Use svi.fit."
         )
-    return {name: named[name] for name in named if name in only_weights}, {name: named[name] for name in reach[True]}
+    weights, structure = ({n: p for n, p in named.items() if n in kept} for kept in (only_weights, reach[True]))
+    return weights, structure  # in the order of named, by which optimisers number what they keep of each
 
 
 def _reached(outputs: list[torch.Tensor], named: Mapping[str, torch.Tensor]) -> set[str]:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from pyro_nas import checks, plots, study_plots
 from pyro_nas.comparison_methods import METHODS
-from pyro_nas.comparison_report import summarise, tables, way
-from pyro_nas.comparison_rows import Size, again, architecture_of, latencies, retrain, retrained, row
+from pyro_nas.comparison_report import machines, summarise, tables, way
+from pyro_nas.comparison_rows import (
+    FOUND,
+    RETRAINED,
+    Size,
+    again,
+    architecture_of,
+    latencies,
+    retrain,
+    retrained,
+    row,
+)
 from pyro_nas.comparison_task import Task, check_images
 from pyro_nas.data import load
 from pyro_nas.runs import RunFolder, read_json, write_json
@@ -63,8 +74,8 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
                 "darts_posterior": what darts found retrained as vardarts' is, with a posterior of weights and edges;
                 "plain": four convolutions without a search, trained for as long as vardarts takes.
             seeds: one run of each method for each.
-            budget: "small" (digits, minutes), "short" or "long" (28 × 28 images), or "full", the size of the
-                published searches, for a GPU.
+            budget: "small" (digits, minutes), "short" or "long" (28 × 28 images), or "full", the size of DARTS'
+                published search, for a GPU; all edges of a cell are kept, where DARTS keeps two into each vertex.
             discretise: how probabilities become a structure: "argmax" of each edge, a "sample" of the posterior, or the
                 "best" of ten samples by validation accuracy under the weights of the search.
             device: "cpu", "cuda", …
@@ -94,11 +105,13 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
         machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "device": str(place)}
         config |= {"size": size.settings(), "task": shared.settings(), "data_digest": split.digest()}
         folder = RunFolder(out, config, resume)
+        paths = {(method, seed): folder.path / "rows" / f"{method}-{seed}.json" for method in methods for seed in seeds}
+        _check_order(paths)
         rows: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
         for seed in seeds:
             task = replace(shared, seed=seed)
             for method in sorted(methods, key=lambda name: name in AFTER):
-                path = folder.path / "rows" / f"{method}-{seed}.json"
+                path = paths[method, seed]
                 if not path.exists():
                     if method == PLAIN:
                         made = _plain(task, size, rows[AFTER[method]][-1])
@@ -107,14 +120,14 @@ def comparison(models: Any, inference: Any) -> Callable[..., None]:
                     else:
                         made = row(task, size, method, discretise)
                     write_json(path, {**made, "machine": machine})
-                found = read_json(path, "test")
+                found = read_json(path, "machine", *_fields(method))
                 rows[method].append(found)
                 print(f"{method}, seed {seed}: {_line(found)}", flush=True)
         every = [found for method in methods for found in rows[method]]
         for found, latency in zip(every, latencies(shared, size, every), strict=True):
             found["cost"]["latency"] = latency
         summary = summarise(rows)
-        text = tables(summary)
+        text = tables(summary) + machines(every)
         folder.write_json(
             "summary.json",
             {"command": "pyro-nas compare", "config": {**config, "methods": methods, "seeds": seeds},
@@ -145,6 +158,22 @@ def _plain(task: Task, size: Size, other: dict[str, Any]) -> dict[str, Any]:
     return retrained(task, size, network, False, max(1, round(epochs * theirs / own)))
 
 
+def _check_order(paths: Mapping[tuple[str, int], Path]) -> None:
+    """Raise where a stored row goes by another that is no longer there: made again, it need not be the same."""
+    for (method, seed), path in paths.items():
+        needed = paths.get((AFTER.get(method, ""), seed))
+        if needed and path.exists() and not needed.exists():
+            raise ValueError(
+                f"{path}: expected {needed.name} beside it, by which it goes, got none. Restore that file, or remove "
+                "this one too, to make both again."
+            )
+
+
+def _fields(method: str) -> tuple[str, ...]:
+    """Return what a row of this method holds."""
+    return (*RETRAINED, *(() if method == PLAIN else FOUND), *(("searched",) if method in METHODS else ()))
+
+
 def _line(found: dict[str, Any]) -> str:
     seconds = found["retrain"]["seconds"] + found.get("search", {"seconds": 0.0})["seconds"]
     return f"accuracy {found['test'][way(found)]['accuracy']:.4f}, {seconds:.0f} s"
@@ -155,7 +184,7 @@ def sizes_of(spaces: Any) -> dict[str, Size]:
     small = partial(spaces.darts, primitives=PRIMITIVES, nodes=2, cells=2, stem_channels=8)
     short = partial(spaces.darts, primitives=PRIMITIVES, nodes=2, cells=3, stem_stride=2)
     long = partial(spaces.nas_bench_201, nodes=3, repeats=1)
-    full = spaces.darts  # as published: 8 cells of 4 nodes, 7 primitives, 50 epochs of search
+    full = spaces.darts  # as DARTS was searched: 8 cells of 4 nodes, 7 primitives, 50 epochs
     return {
         "small": Size(
             60_000, 60, partial(small, channels=8), partial(small, channels=16),

@@ -31,7 +31,7 @@ def summarise(rows: Rows) -> dict[str, Any]:
         if "search" in found[0]:
             entry["search"] = _spreads([row["search"] for row in found])
             entry["choices"] = collapse([row["choices"] for row in found])
-        if "searched" in found[0]:
+        if all("searched" in row for row in found):
             entry["searched"] = _spreads([row["searched"] for row in found])
         summary[method] = entry
     if "random" in summary:
@@ -110,6 +110,12 @@ def tables(summary: Mapping[str, Any]) -> str:
             values = (_pm(curve[level], 100, 1) if level in curve else "–" for level in levels)
             lines.append(table_row([label, *values]))
     return "\n".join(lines) + "\n"
+
+
+def machines(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a remark on the seconds in the tables where the rows were not all made alike, else nothing."""
+    different = list(dict.fromkeys(", ".join(f"{k} {v}" for k, v in row["machine"].items()) for row in rows))
+    return f"\nThe seconds are not comparable: rows were made with {'; '.join(different)}.\n" if different[1:] else ""
 
 
 def _robustness(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -33,6 +33,8 @@ CERTAIN = 1 - 1e-6
 EDGE_TEMPERATURE = 0.05  # of the presence of edges: near 0 or 1
 FRACTIONS = (0.0, 0.1, 0.3, 0.5)
 REPETITIONS = 5  # of deleting edges
+FOUND = ("search", "choices", "derived", "structure", "entropy")  # what a row holds of its search
+RETRAINED = ("retrain", "test", "cost")  # and of the network that was made of it
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ def row(task: Task, size: Size, method: str, discretise: str = "argmax") -> dict
 
 def again(task: Task, size: Size, other: Mapping[str, Any], posterior: bool) -> dict[str, Any]:
     """Retrain what another row found, with a posterior or without, and measure that on the test part."""
-    kept = {name: other[name] for name in ("search", "choices", "derived", "structure", "entropy")}
-    return {**kept, **retrained(task, size, architecture_of(task, size, other), posterior)}
+    found = {name: other[name] for name in FOUND}
+    return {**found, **retrained(task, size, architecture_of(task, size, other), posterior)}
 
 
 def searched_robustness(task: Task, found: Found) -> dict[str, Any]:
@@ -131,7 +133,7 @@ def retrained(
     """Retrain a network with nothing left to choose, and measure it on the test part.
 
     A posterior is judged by its mean, "point", and by draws of its weights, "posterior", all edges present in both;
-    batch normalisation keeps the statistics of the training, when edges were rarer, as is usual of such training.
+    batch normalisation keeps the statistics of the training, when edges were rarer.
     """
     epochs = epochs or size.retrain_epochs
     model, guide, seconds = retrain(task, size, architecture, posterior, epochs)

@@ -10,14 +10,17 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pyro import poutine
-from pyro.distributions import Delta, Independent
+from pyro.distributions import Delta, Dirichlet, Independent
+from pyro.poutine.util import site_is_subsample
 from torch import nn
+from torch.distributions import TransformedDistribution
 
 from pyro_nas.data import Inputs
+from pyro_nas.dirichlet_choices import largest
 from pyro_nas.sites import is_structure, sample_sites
 from pyro_nas.space import Restriction, Space
 
@@ -32,8 +35,8 @@ def hard_choices(gamma: torch.Tensor, restriction: Restriction) -> torch.Tensor:
 def choice_probabilities(guide: Callable[..., Any], *args: Any, num_samples: int = 1000) -> dict[str, torch.Tensor]:
     """Return P(choice) under a guide for each structure site, (edge, choice): that γ's nearest vertex has it.
 
-    Exact where the site's law knows it (Gumbel-Softmax, categorical, Bernoulli: at every temperature), otherwise the
-    share of ``num_samples`` draws. The random state is left as it was.
+    Exact where the site's law knows it (Gumbel-Softmax, categorical, Bernoulli: at every temperature; Dirichlet, by
+    quadrature), otherwise the share of ``num_samples`` draws. The random state is left as it was.
     """
     with torch.no_grad(), torch.random.fork_rng(), poutine.block():
         runs = [_structure_sites(guide, args) for _ in range(2)]
@@ -60,6 +63,10 @@ def _choices(site: Any, num_samples: int) -> torch.Tensor:
     """Return P(choice) under the law of one run, (edge, choice)."""
     if hasattr(_law(site), "probs"):
         return _law(site).probs.clone()
+    if isinstance(_law(site), Dirichlet):
+        concentration = _law(site).concentration
+        rows = [largest(row) for row in concentration.double().view(-1, concentration.shape[-1])]
+        return torch.stack(rows).view(concentration.shape).to(concentration)
     delta = isinstance(_law(site), Delta)
     gamma = site["value"][None] if delta else _law(site).sample((max(1, num_samples),))
     return hard_choices(gamma, _restriction(gamma)).mean(0)
@@ -160,23 +167,47 @@ def draw(guide: Callable[..., Any], *args: Any, num_samples: int = 100) -> dict[
 def mean_draw(guide: Callable[..., Any], *args: Any) -> dict[str, torch.Tensor]:
     """Return one draw, {site: (1, …)}: weights at their means, structure at its most probable vertex.
 
-    A site that the guide gives as a point stays that point; auxiliary ones are left out.
+    A law that depends on other draws is taken at theirs: q(w | Γ) at the most probable Γ, a site that is computed from
+    an auxiliary one at the latter's mean. A site that the guide gives as a point stays that point; auxiliary ones are
+    left out. A transformed law without a mean gives the mean of its base, transformed.
     """
     probabilities = choice_probabilities(guide, *args)
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), torch.random.fork_rng(), _Centred(probabilities):
         sites = sample_sites(guide, args)
-    result = {}
-    for name, site in sites.items():
-        if site["infer"].get("is_auxiliary") or site["is_observed"]:
-            continue
-        if isinstance(_law(site), Delta):
-            value = site["value"]
-        elif name in probabilities:
-            value = hard_choices(probabilities[name], _restriction(probabilities[name]))
-        else:
-            value = site["fn"].mean
-        result[name] = value.detach()[None]
-    return result
+    return {
+        name: site["value"].detach()[None]
+        for name, site in sites.items()
+        if not site["infer"].get("is_auxiliary") and not site["is_observed"]
+    }
+
+
+class _Centred(poutine.messenger.Messenger):
+    """Give sites their means as draws, structure sites the vertex nearest to these probabilities, in place of samples."""
+
+    def __init__(self, probabilities: Mapping[str, torch.Tensor]):
+        super().__init__()
+        self.probabilities = probabilities
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or msg["done"] or site_is_subsample(msg) or isinstance(_law(msg), Delta):
+            return
+        table = self.probabilities.get(msg["name"])
+        msg["value"] = _centre(msg["fn"]) if table is None else hard_choices(table, _restriction(table))
+        msg["done"] = True
+
+
+def _centre(law: Any) -> torch.Tensor:
+    try:
+        return cast(torch.Tensor, law.mean)
+    except NotImplementedError:
+        if isinstance(law, Independent):
+            return _centre(law.base_dist)
+        if not isinstance(law, TransformedDistribution):
+            raise
+        value = _centre(law.base_dist)
+        for transform in law.transforms:
+            value = transform(value)
+        return value
 
 
 def predict(model: Any, draws: Mapping[str, torch.Tensor], x: Inputs, batch_size: int = 1024) -> torch.Tensor:

@@ -53,7 +53,7 @@ def ranking(models: Any, inference: Any) -> Callable[..., None]:
         Args:
             data: "digits", "mnist", "fashion-mnist", or an .npz file with images x and classes y.
             root: folder of the torchvision sets, downloaded there where absent.
-            methods: those of ``compare`` but "plain".
+            methods: those of ``compare`` that search.
             seeds: one training of each cell and one search by each method for each.
             images: budget of a search, images that pass forward.
             epochs: epochs that each cell is trained for, on all known data.

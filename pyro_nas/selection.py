@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pyro import poutine
+
 from pyro_nas.batch_normalization import recalibrated
 from pyro_nas.data import Labelled, check_pair
 from pyro_nas.enumeration import Vertex, key_of_structure
@@ -15,18 +17,19 @@ from pyro_nas.posterior import draw, hard_choices, mean_draw, predict
 
 
 def shared_weight_score(model: Any, guide: Any, calibration: Labelled, valid: Labelled) -> Callable[[Vertex], float]:
-    """Return a function of a structure: accuracy on ``valid`` with a guide's mean weights, for classification.
+    """Return a function of a structure: accuracy on ``valid`` with a guide's mean weights, given it, in classification.
 
     Batch normalisation takes its statistics anew for each structure, from ``calibration``, and has its own back after
     it. Both are pairs (x, y) on the model's device. SPOS, Guo et al. 2020, §3.4.
     """
     for name, pair in {"calibration": calibration, "valid": valid}.items():
         check_pair(name, pair)
-    weights = {site: value for site, value in mean_draw(guide).items() if site not in model.choices}
     x, y = valid
 
     def score(structure: Vertex) -> float:
-        draws = {**weights, **{site: table[None].to(y.device) for site, table in structure.items()}}
+        fixed = {site: table.to(y.device) for site, table in structure.items()}
+        weights = mean_draw(poutine.condition(guide, data=fixed))
+        draws = {**weights, **{site: table[None] for site, table in fixed.items()}}
         with recalibrated(model, draws, calibration):
             return float((predict(model, draws, x).argmax(-1) == y).double().mean())
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_nas import choice_probabilities
 from pyro_nas.inference import NonFiniteLoss, adam, bilevel, delayed, one_cycle, schedules, svi
+from pyro_nas.inference.state import split_parameters
 from pyro_nas.models import Model, guides, likelihoods, priors, structures
 from pyro_nas.runs import Checkpoint, CorruptCheckpoint, load_state, state_of, write_tensors
 
@@ -244,6 +245,19 @@ def test_a_refused_fit_leaves_random_state_and_validation_alone(small_space, sma
         svi.fit(model, guide, small_data, enumerate_discrete=True)
     assert torch.equal(torch.get_rng_state(), before)
     assert pyro.poutine.util.is_validation_enabled()
+
+
+def test_parameters_keep_their_order_in_every_process():
+    """Optimisers, and so checkpoints, number what they keep of each by it; that of a set is another in each process."""
+    named = {f"guide.{index}": torch.zeros((), requires_grad=True) for index in range(16)}
+
+    def guide():
+        for index, value in enumerate(named.values()):
+            pyro.sample(f"{'structure' if index % 2 else 'weights'}.{index}", dist.Normal(value, 1.0))
+
+    weights, structure = split_parameters(guide, (), named)
+    assert list(weights) == list(named)[::2]
+    assert list(structure) == list(named)[1::2]
 
 
 def test_data_come_as_datasets_and_loaders_too(small_space, small_data):

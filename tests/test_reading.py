@@ -4,10 +4,15 @@ import math
 
 import arviz as az
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoNormal
+from scipy.stats import beta
 from sklearn.metrics import accuracy_score
+from torch.distributions import biject_to, constraints
 
 from pyro_nas import (
     Evidence,
@@ -21,10 +26,12 @@ from pyro_nas import (
     to_arviz,
 )
 from pyro_nas.data import Batches, load
+from pyro_nas.dirichlet_choices import largest
 from pyro_nas.evidence import evaluate
 from pyro_nas.metrics import classification_metrics
 from pyro_nas.models import Model, guides, priors, structures, zoo
 from pyro_nas.plots import plot_architecture, plot_history, plot_structure
+from pyro_nas.posterior import mean_draw
 from pyro_nas.primitives import dense, skip
 
 
@@ -44,14 +51,58 @@ def test_probabilities_are_those_of_the_draws(small_space):
         assert torch.allclose(hard, exact, atol=0.04)
     _, guide = build(small_space, structures.dirichlet(1.0))
     before = torch.get_rng_state()
-    shares = choice_probabilities(guide, num_samples=20_000)["structure"]
+    exact = choice_probabilities(guide)["structure"]
     assert torch.equal(torch.get_rng_state(), before)
-    for row, parameters in zip(shares, guide.structure["structure"], strict=True):  # K = 2: P(γ_1 > ½) of a Beta law
-        a, b = (value.item() for value in parameters.exp())
-        grid = torch.linspace(0, 0.5, 200_001, dtype=torch.double)[1:]
-        beta = torch.distributions.Beta(torch.tensor(a).double(), torch.tensor(b).double(), validate_args=False)
-        below = beta.log_prob(grid - 0.5 / 400_000).exp().sum() * 0.5 / 200_000
-        assert row[0].item() == pytest.approx(1 - below.item(), abs=0.015)
+    hard = torch.nn.functional.one_hot(draw(guide, num_samples=4000)["structure"].argmax(-1), 2).float().mean(0)
+    assert torch.allclose(hard, exact, atol=0.04)
+
+
+@pytest.mark.parametrize(("a", "b"), [(2.0, 3.0), (0.05, 0.04), (300.0, 280.0), (0.5, 1e-3), (1.0, 60.0), (1e-2, 1e-2)])
+def test_of_two_choices_dirichlet_probabilities_are_those_of_a_beta_law(a, b):
+    found = largest(torch.tensor([a, b], dtype=torch.double))
+    assert found.tolist() == pytest.approx([beta.sf(0.5, a, b), beta.cdf(0.5, a, b)], rel=1e-6)
+
+
+def test_of_more_choices_dirichlet_probabilities_are_those_of_draws():
+    assert largest(torch.full((7,), 0.3, dtype=torch.double)).tolist() == pytest.approx([1 / 7] * 7)
+    concentration = torch.tensor([0.5, 1.0, 4.0, 2.5], dtype=torch.double)
+    found, count = largest(concentration), 200_000
+    shares = torch.nn.functional.one_hot(dist.Dirichlet(concentration).sample((count,)).argmax(-1), 4).double().mean(0)
+    assert ((found - shares).abs() < 4.5 * (found * (1 - found) / count).sqrt()).all()
+    assert not torch.allclose(found, concentration / concentration.sum(), atol=0.05)  # the means are no such thing
+
+
+def test_weights_given_a_structure_are_read_at_the_most_probable_one(small_space):
+    """A wrong variant, the means given any drawn structure, changes from call to call."""
+    model = Model(small_space, num_data=40, weights=priors.normal(0.5))
+    guide = guides.StructureConditioned(model)
+    with torch.no_grad():
+        guide.loc_shift["weights"].normal_()
+    guide.structure["structure"].data = torch.tensor([[1.0, -0.5], [0.2, 0.9]])
+    best = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert torch.equal(mean_draw(guide)["structure"][0], best)
+    expected = guide.loc["weights"] + guide.code @ best.flatten() @ guide.loc_shift["weights"]
+    for _ in range(3):
+        assert torch.allclose(mean_draw(guide)["weights"][0], expected, atol=1e-6)
+    other = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    given = mean_draw(poutine.condition(guide, data={"structure": other}))
+    expected = guide.loc["weights"] + guide.code @ other.flatten() @ guide.loc_shift["weights"]
+    assert torch.allclose(given["weights"][0], expected, atol=1e-6)
+
+
+def test_sites_computed_from_auxiliary_ones_are_read_at_their_means(small_space, small_data):
+    model = Model(small_space, num_data=40, weights=priors.normal(0.5))
+    guide = AutoNormal(poutine.block(model, hide=["structure"]))
+    guide(*small_data)
+    assert torch.equal(mean_draw(guide, *small_data)["weights"][0], guide.median()["weights"])
+
+    def skewed():
+        law = dist.TransformedDistribution(
+            dist.Normal(torch.tensor([0.5]), 2.0), [biject_to(constraints.interval(0, 1))]
+        )
+        pyro.sample("w", law.to_event(1))
+
+    assert mean_draw(skewed)["w"].item() == pytest.approx(torch.tensor(0.5).sigmoid().item())
 
 
 def test_entropies(small_space):
