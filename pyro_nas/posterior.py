@@ -182,7 +182,7 @@ def mean_draw(guide: Callable[..., Any], *args: Any) -> dict[str, torch.Tensor]:
 
 
 class _Centred(poutine.messenger.Messenger):
-    """Give sites their means as draws, structure sites the vertex nearest to these probabilities, in place of samples."""
+    """Give sites their means as draws, structure sites the vertex nearest to these probabilities, none sampled."""
 
     def __init__(self, probabilities: Mapping[str, torch.Tensor]):
         super().__init__()
