@@ -195,8 +195,8 @@ with tempfile.TemporaryDirectory() as folder:
 # ## A search that pays for milliseconds
 # Each primitive at each shape is measured on this machine; FBNet's loss weighs the likelihood by α log(latency)^β. α
 # makes that weight 1 at the mean of all structures; β is far above FBNet's 0.6, with which this search hardly moves.
-# The table predicts the latency of a batch of 64 through what was derived; beside it, that network measured whole, both
-# networks in turns.
+# Such a table predicts the latency of a batch of 64 through what was derived; beside it, that network measured whole:
+# medians of nine rounds, each of a new table and both networks, since a machine is not equally busy at all times.
 
 # %%
 latency = measure(space, x[:64])
@@ -207,9 +207,13 @@ chosen = {
     name: {site: torch.eye(table.shape[1])[table.argmax(-1)] for site, table in found.items()}
     for name, found in {"VarDARTS": probabilities, "with FBNet's loss": choice_probabilities(paying)}.items()
 }
-rounds = [[total_cost(derive(space, one), x[:64]) for one in chosen.values()] for _ in range(9)]
-for (name, one), measured in zip(chosen.items(), zip(*rounds, strict=True), strict=True):
-    print(f"{name:18} predicted {float(latency(one)):.0f} µs, measured {statistics.median(measured):.0f} µs")
+rounds = [
+    [(float(table(one)), total_cost(derive(space, one), x[:64])) for one in chosen.values()]
+    for table in (measure(space, x[:64]) for _ in range(9))
+]
+for name, pairs in zip(chosen, zip(*rounds, strict=True), strict=True):
+    predicted, measured = (statistics.median(values) for values in zip(*pairs, strict=True))
+    print(f"{name:18} predicted {predicted:.0f} µs, measured {measured:.0f} µs")
 
 # %% [markdown]
 # ## A Pareto front from one training
