@@ -127,8 +127,8 @@ figure = plot_points(
 #
 # ## How curved the loss is in the structure
 # Theorem 2 of the VarDARTS talk in the form that holds on the simplex: E G(Γ) ≈ G(E Γ) + ½ tr(∇²G Cov Γ) for a loss G
-# of validation images, weights at their means. What a search averages over, it flattens: the trace of ∇²G along the
-# simplex, where each search ended.
+# of validation images, weights at their means. Then the trace of ∇²G along the simplex, where each search ended: what a
+# search averages over, it flattens. (DARTS ends further inside the simplex; part of the difference is of the place.)
 
 
 # %%

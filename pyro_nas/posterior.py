@@ -170,6 +170,8 @@ def mean_draw(guide: Callable[..., Any], *args: Any) -> dict[str, torch.Tensor]:
     A law that depends on other draws is taken at theirs: q(w | Γ) at the most probable Γ, a site that is computed from
     an auxiliary one at the latter's mean. A site that the guide gives as a point stays that point; auxiliary ones are
     left out. A transformed law without a mean gives the mean of its base, transformed.
+
+    Raises ValueError for a law that has no mean.
     """
     probabilities = choice_probabilities(guide, *args)
     with torch.no_grad(), torch.random.fork_rng(), _Centred(probabilities):
@@ -203,7 +205,7 @@ def _centre(law: Any) -> torch.Tensor:
         if isinstance(law, Independent):
             return _centre(law.base_dist)
         if not isinstance(law, TransformedDistribution):
-            raise
+            raise ValueError(f"guide: expected laws with a mean, got {law}. Call draw(guide) for draws.") from None
         value = _centre(law.base_dist)
         for transform in law.transforms:
             value = transform(value)

@@ -284,7 +284,19 @@ def test_the_figures_in_the_readme_are_those_that_the_commands_stored():
         correlation = f"{sum(known) / len(known):.2f}" if known else "–"
         assert f"| {method} | {ranks} | {accuracy:.4f} | {correlation} |" in text
     assert f"correlate by {min(rank['spearman_of_seeds']):.2f}" in text
-    for method, entry in json.loads((ROOT / "notebooks" / "compare_short.json").read_text())["methods"].items():
+    short = json.loads((ROOT / "notebooks" / "compare_short.json").read_text())["methods"]
+    own, points = (short[m]["test"][short[m]["judged_by"]]["calibration_error"]["mean"]
+                   for m in ("vardarts", "vardarts_point"))  # fmt: skip
+    words = " ".join(text.split())
+    assert (
+        f"error is {own:.3f}".replace("0.", ".") + f" where its cells as points have {points:.3f}".replace("0.", ".")
+        in words
+    )
+    normal, reduction = (
+        short["vardarts"]["choices"][f"structure.{cell}"]["agreement"] for cell in ("normal", "reduction")
+    )
+    assert f"agree on {normal:.2f} of the edges of normal cells and on {reduction:.2f} of".replace("0.", ".") in words
+    for method, entry in short.items():
         test = entry["test"][entry["judged_by"]]
         light = sum(cell["skip"] + cell["pool"] for cell in entry["choices"].values())
         seconds = [entry[phase]["seconds"]["mean"] for phase in ("search", "retrain")]

@@ -27,12 +27,14 @@ from pyro_nas import (
 )
 from pyro_nas.data import Batches, load
 from pyro_nas.dirichlet_choices import largest
+from pyro_nas.enumeration import all_structures
 from pyro_nas.evidence import evaluate
 from pyro_nas.metrics import classification_metrics
 from pyro_nas.models import Model, guides, priors, structures, zoo
 from pyro_nas.plots import plot_architecture, plot_history, plot_structure
 from pyro_nas.posterior import mean_draw
 from pyro_nas.primitives import dense, skip
+from pyro_nas.selection import shared_weight_score
 
 
 def build(space, structure=None):
@@ -103,6 +105,33 @@ def test_sites_computed_from_auxiliary_ones_are_read_at_their_means(small_space,
         pyro.sample("w", law.to_event(1))
 
     assert mean_draw(skewed)["w"].item() == pytest.approx(torch.tensor(0.5).sigmoid().item())
+
+    class Meanless(dist.TorchDistribution):
+        arg_constraints = {}  # noqa: RUF012
+        has_rsample = True
+
+        def rsample(self, sample_shape=()):
+            return torch.zeros(sample_shape)
+
+    with pytest.raises(ValueError, match="guide: expected laws with a mean, got Meanless"):
+        mean_draw(lambda: pyro.sample("w", Meanless(validate_args=False)))
+
+
+def test_structures_are_scored_with_the_weights_given_them(small_space, small_data):
+    model = Model(small_space, num_data=40, weights=priors.normal(0.5))
+    guide = guides.StructureConditioned(model)
+    with torch.no_grad():
+        guide.loc_shift["weights"].normal_()
+    score, (x, y) = shared_weight_score(model, guide, small_data, small_data), small_data
+    every = list(all_structures(small_space))
+
+    def accuracies(weights_of):
+        draws = ({**weights_of(one), "structure": one["structure"][None]} for one in every)
+        return [float((predict(model, each, x).argmax(-1) == y).double().mean()) for each in draws]
+
+    scores = [score(one) for one in every]
+    assert scores == accuracies(lambda one: mean_draw(poutine.condition(guide, data=one)))
+    assert scores != accuracies(lambda one: mean_draw(guide))
 
 
 def test_entropies(small_space):
