@@ -223,7 +223,7 @@ def _test(model: Model, guide: nn.Module, test: Labelled, draws: int, place: tor
 
 def _print_structure(space: Space, probabilities: dict[str, torch.Tensor]) -> None:
     entropies = by_edge(space, edge_entropies(space, probabilities))
-    print("edge → probability of each operation, entropy in nats")
+    print("edge → probability of each primitive, entropy in nats")
     for edge, table in by_edge(space, probabilities).items():
         row = "  ".join(f"{name} {value:.3f}" for name, value in table.items())
         print(f"  {edge:<24}{row}  entropy {entropies[edge]:.3f}")

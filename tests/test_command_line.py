@@ -248,6 +248,7 @@ def test_the_example_in_the_readme_runs(capsys):
 
 def test_the_figures_in_the_readme_are_those_that_the_commands_stored():
     text = (ROOT / "README.md").read_text()
+    words = " ".join(text.split())
     digits = json.loads((ROOT / "notebooks" / "digits.json").read_text())
     for name in ("posterior_predictive", "derived"):
         for metric in ("accuracy", "calibration_error"):
@@ -262,7 +263,7 @@ def test_the_figures_in_the_readme_are_those_that_the_commands_stored():
         updates, seconds = f"{row['updates']:,}".replace(",", " "), row["seconds"]["mean"]
         assert re.search(rf"{updates}\D*{seconds:.0f} s", text)
     gaps = best["largest_gap"]["spline"].values()
-    assert f"nowhere further than {', '.join(f'{gap:.3f}' for gap in gaps)}" in text
+    assert f"nowhere further than {', '.join(f'{gap:.3f}' for gap in gaps)}" in words
     bench = json.loads((ROOT / "notebooks" / "bench.json").read_text())
     for row in bench["rows"]:
         assert f"{row['ours/by hand']:.2f}" in text
@@ -287,7 +288,6 @@ def test_the_figures_in_the_readme_are_those_that_the_commands_stored():
     short = json.loads((ROOT / "notebooks" / "compare_short.json").read_text())["methods"]
     own, points = (short[m]["test"][short[m]["judged_by"]]["calibration_error"]["mean"]
                    for m in ("vardarts", "vardarts_point"))  # fmt: skip
-    words = " ".join(text.split())
     assert (
         f"error is {own:.3f}".replace("0.", ".") + f" where its cells as points have {points:.3f}".replace("0.", ".")
         in words
@@ -310,9 +310,11 @@ def test_the_figures_in_the_readme_are_those_that_the_commands_stored():
             f"{entry['cost']['multiply_accumulates']['mean'] / 1e6:.1f} M | {light:.1f} | "
             f"{shown[1]} | {shown[2]} |"
         ) in text
-    speed = json.loads((ROOT / "notebooks" / "complexity_speed.json").read_text())["race"]
-    assert f"{speed['ratio']:.2f} of the time" in text
-    assert f"{speed['annealed_ratio']:.2f} of what these would take" in text
+    speed = json.loads((ROOT / "notebooks" / "complexity_speed.json").read_text())
+    assert f"{speed['race']['ratio']:.2f} of the time" in text
+    assert f"{speed['race']['annealed_ratio']:.2f} of what these would take" in text
+    reached = [f"{speed['rows']['spline'][value]['evidence']['mean']:.0f}" for value in ("0.1", "1.0", "10.0", "100.0")]
+    assert f"to an 𝔏 of {', '.join(reached)} at these λ" in words
 
 
 def test_the_command_line_takes_tiny_numbers_as_zero(capsys):
