@@ -1,4 +1,4 @@
-"""The command line, the run folder, resuming after kill -9, and the notebooks."""
+"""The command line, the run folder, resuming after kill -9."""
 
 import json
 import os

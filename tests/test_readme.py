@@ -114,7 +114,7 @@ def test_the_short_comparison():
     assert f"error is {short(own, 3)} where its cells as points have {short(points, 3)}" in WORDS
     for method, words in (
         ("vardarts", "agree on {} of the edges of normal cells and on {} of"),
-        ("darts", "on {} and {}"),
+        ("darts", "on {} and {} (chance"),
     ):
         cells = [methods[method]["choices"][f"structure.{cell}"] for cell in ("normal", "reduction")]
         assert words.format(*(short(cell["agreement"], 2) for cell in cells)) in WORDS
