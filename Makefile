@@ -1,6 +1,7 @@
 # Two commands do all the set-up: `make run` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+BUDGETS ?= short long
 OUT ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: run test test-slow bench lint digits rank complexity compare notebooks clean
@@ -22,14 +23,13 @@ digits: .venv/installed
 	$(BIN)/python notebooks/digits.py
 
 rank: .venv/installed
-	$(BIN)/python notebooks/rank.py
+	OMP_NUM_THREADS=1 $(BIN)/python notebooks/rank.py
 
 complexity: .venv/installed
 	$(BIN)/python notebooks/complexity.py $(ROOT)
 
 compare: .venv/installed
-	$(BIN)/python notebooks/compare.py $(ROOT) short
-	$(BIN)/python notebooks/compare.py $(ROOT) long
+	for budget in $(BUDGETS); do $(BIN)/python notebooks/compare.py $(ROOT) $$budget || exit 1; done
 
 notebooks: .venv/installed
 	$(BIN)/python -m tests.execute_notebooks

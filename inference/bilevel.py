@@ -5,6 +5,7 @@ VarDARTS (structure-selection thesis talk): DARTS' alternation of first order, w
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -55,7 +56,8 @@ def alternate(
     ``structure_step(number, lower, upper, batch, held_out)`` makes the latter, given the steppers of weights and of
     structure, the training batch and a validation batch.
     """
-    if session.valid is None:
+    valid = session.valid
+    if valid is None:
         raise ValueError("valid: expected data for the structure, got None. Pass (x, y), or use svi.fit.")
     weights, structure = split_parameters(session.guide, session.train.first(), session.named)
     lower = session.stepper(list(weights), optimizer or adam(), scheduler)
@@ -65,13 +67,16 @@ def alternate(
     def step(number: int, batch: Pair) -> Terms:
         nonlocal held_out
         if number % len(session.train) == 0:  # anew in each epoch, where a checkpoint may continue
-            held_out = _endless(session.valid)
+            held_out = _endless(valid, number)
         structure_step(number, lower, upper, batch, next(held_out))
         return lower(number, *batch)
 
     return session.run({"weights": lower, "structure": upper}, step)
 
 
-def _endless(batches: Batches | None) -> Iterator[Pair]:
-    while batches is not None:
+def _endless(batches: Batches, taken: int) -> Iterator[Pair]:
+    """Yield batches without end; of a loader, whose order may be fixed, those after the ``taken`` first ones."""
+    if batches.loader is not None:
+        yield from itertools.islice(batches, taken % len(batches), None)
+    while True:
         yield from batches

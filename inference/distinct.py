@@ -20,8 +20,8 @@ from pyro_nas.costs import CostTable
 from pyro_nas.data import Inputs
 from pyro_nas.enumeration import Vertex, count_structures, key_of_structure
 from pyro_nas.evidence import Evidence
-from pyro_nas.posterior import choice_probabilities, hard_choices
 from pyro_nas.space import Space
+from pyro_nas.structure_posterior import choice_probabilities, hard_choices
 from pyro_nas.terms import COST
 
 Pair = tuple[Callable[..., Any], Callable[..., Any]]

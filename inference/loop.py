@@ -6,6 +6,7 @@ A procedure is a function that makes one step on a batch; the loop does not know
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
@@ -24,8 +25,8 @@ from pyro_nas.inference.schedules import Schedule
 from pyro_nas.inference.state import FitState, named_parameters
 from pyro_nas.inference.stepper import NonFiniteLoss, OptimizerFactory, SchedulerFactory, Stepper
 from pyro_nas.network import Network
-from pyro_nas.posterior import choice_probabilities
 from pyro_nas.runs import Checkpoint
+from pyro_nas.structure_posterior import choice_probabilities
 
 
 class Session(AbstractContextManager):
@@ -103,10 +104,11 @@ class Session(AbstractContextManager):
         best: dict[str, torch.Tensor] = {}
         if checkpoint is not None and options.resume and checkpoint.exists():
             tensors, position = checkpoint.load()
-            if position["steps"] != self.steps and any(stepper.scheduler is not None for stepper in steppers.values()):
+            schedules = [options.temperature, options.complexity, *(stepper.scheduler for stepper in steppers.values())]
+            if position["steps"] != self.steps and any(schedule is not None for schedule in schedules):
                 raise ValueError(
-                    f"epochs: expected {position['steps']} steps, those of the scheduler, got {self.steps}. "
-                    "Resume with the same epochs, data and batch size, or fit without a scheduler."
+                    f"epochs: expected {position['steps']} steps, those of the schedules, got {self.steps}. "
+                    "Resume with the same epochs, data and batch size, or fit without schedules."
                 )
             best = {n.removeprefix("best."): tensors.pop(n) for n in list(tensors) if n.startswith("best.")}
             state.load(tensors, position["steppers"])
@@ -217,4 +219,5 @@ def _check_schedule(model: Any, name: str, schedule: Schedule) -> None:
 
 
 def _best_epoch(history: list[Record]) -> int:
-    return max(range(len(history)), key=lambda epoch: history[epoch]["valid_evidence"])
+    values = [record["valid_evidence"] for record in history]
+    return max(range(len(values)), key=lambda epoch: -math.inf if math.isnan(values[epoch]) else values[epoch])

@@ -57,10 +57,10 @@ def rank(score: Score, structures: list[Vertex]) -> list[Scored]:
 
 
 def evaluated(score: Score, structure: Vertex) -> Scored:
-    """Return a structure with its score; raise ValueError for a score that is no number."""
+    """Return a structure with its score; raise ValueError for one that is no number or +∞."""
     value = float(score(structure))
-    if math.isnan(value):
+    if math.isnan(value) or value == math.inf:
         raise ValueError(
-            "score: expected a number of every structure, got NaN. Return −∞ for one that cannot be scored."
+            f"score: expected a number of every structure, got {value}. Return −∞ for one that cannot be scored."
         )
     return Scored(structure, value)

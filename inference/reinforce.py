@@ -7,6 +7,7 @@ estimator is ``bilevel.fit`` of a model with ``structures.categorical`` (as ENAS
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -102,7 +103,7 @@ def search(
     """Ascend E_π score by Adam, a draw a step; return the policy and the structures that were scored, best first.
 
     ``callback`` is called after each step with its number, the policy and the reward. A structure that is drawn again
-    is not scored again.
+    is not scored again. One whose score is −∞ counts as the worst of the others so far, and before any other as none.
     """
     checks.is_callable("score", score, "a function of a structure")
     checks.integer("steps", steps, low=1)
@@ -118,12 +119,14 @@ def search(
         key = key_of_structure(structure)
         if key not in scored:
             scored[key] = evaluated(score, structure)
-        reward = scored[key].score
-        start = baseline.value if step else reward  # the first step would push towards whatever was drawn
-        for site, value in gradient(policy, structure, reward, start).items():
-            policy.logits[site].grad = -value
-        optimizer.step()
-        baseline.update(reward)
+        finite = [entry.score for entry in scored.values() if entry.score > -math.inf]
+        if finite:
+            reward = max(scored[key].score, min(finite))
+            start = baseline.value if baseline.weight else reward  # else whatever was drawn first would be pushed
+            for site, value in gradient(policy, structure, reward, start).items():
+                policy.logits[site].grad = -value
+            optimizer.step()
+            baseline.update(reward)
         if callback is not None:
-            callback(step, policy, reward)
+            callback(step, policy, scored[key].score)
     return policy, sorted(scored.values(), key=lambda entry: -entry.score)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import nn
 
 from pyro_nas.inference.stepper import Stepper
@@ -38,22 +39,15 @@ def split_parameters(
 
     Raises ValueError where the guide has no parameters of structure or of weights, or some that serve both.
     """
-    sites = sample_sites(guide, args)
-    reach = {True: set[str](), False: set[str]()}
-    for name, site in sites.items():
-        law, value = site["fn"], site["value"]
-        outputs = [value] if value.requires_grad else []
-        if not law.has_rsample:
-            outputs.append(law.log_prob(value.detach()))
-        used = _reached([o for o in outputs if o.requires_grad], named)
-        reach[is_structure(name.removesuffix("_unconstrained"))] |= used
-    shared = reach[True] & reach[False]
-    only_weights = set(named) - reach[True]
-    if not reach[True]:
+    reached = _reached(sample_sites(guide, args), named, structure=True)
+    with torch.random.fork_rng(), _DetachedStructure():  # weights may depend on Γ, and so on all that Γ depends on
+        shared = reached & _reached(sample_sites(guide, args), named, structure=False)
+    only_weights = set(named) - reached
+    if not reached:
         raise ValueError(
             "guide: expected structure sites with parameters, got none. A space without choices needs svi."
         )
-    if shared and not any(name.startswith("guide.") for name in only_weights):
+    if shared:
         raise ValueError(
             f"guide: expected parameters of its own for the structure, got {sorted(shared)}, which weights share. "
             "Use svi.fit for such a guide, or join guides of both by pyro.infer.autoguide.AutoGuideList."
@@ -62,19 +56,34 @@ def split_parameters(
         raise ValueError(
             "guide: expected parameters of the weights beside those of the structure, got none. Use svi.fit."
         )
-    weights, structure = ({n: p for n, p in named.items() if n in kept} for kept in (only_weights, reach[True]))
+    weights, structure = ({n: p for n, p in named.items() if n in kept} for kept in (only_weights, reached))
     return weights, structure  # in the order of named, by which optimisers number what they keep of each
 
 
-def _reached(outputs: list[torch.Tensor], named: Mapping[str, torch.Tensor]) -> set[str]:
-    if not outputs:
+class _DetachedStructure(Messenger):
+    """Pass draws of structure on without their gradients."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if _is_structure(msg["name"]):
+            msg["value"] = msg["value"].detach()
+
+
+def _is_structure(name: str) -> bool:
+    return is_structure(name.removesuffix("_unconstrained"))
+
+
+def _reached(sites: Mapping[str, Any], named: Mapping[str, torch.Tensor], structure: bool) -> set[str]:
+    """Return the parameters that the draws of structure, or of all else, depend on."""
+    outputs = []
+    for name, site in sites.items():
+        if _is_structure(name) is structure:
+            outputs.append(site["value"])
+            if not site["fn"].has_rsample:
+                outputs.append(site["fn"].log_prob(site["value"].detach()))
+    totals = [output.sum() for output in outputs if output.requires_grad]
+    if not totals:
         return set()
-    gradients = torch.autograd.grad(
-        torch.stack([output.sum() for output in outputs]).sum(),
-        list(named.values()),
-        allow_unused=True,
-        retain_graph=True,
-    )
+    gradients = torch.autograd.grad(torch.stack(totals).sum(), list(named.values()), allow_unused=True)
     return {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
 
 

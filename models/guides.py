@@ -6,6 +6,8 @@ Pyro's autoguides among them, works in their place.
 
 from __future__ import annotations
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -13,6 +15,7 @@ from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import nn
 from torch.distributions import biject_to, constraints
+from torch.nn.functional import normalize
 
 from pyro_nas import checks
 from pyro_nas.models.model import Latent, Model
@@ -81,18 +84,23 @@ class MeanField(Guide):
 
 
 class LowRank(Guide):
-    """q(w) = N(m, W Wᵀ + diag σ²) for each real site, W of shape (size, rank); mean field for constrained sites."""
+    """q(w) = N(m, W Wᵀ + diag σ²) for each real site, W of shape (size, rank); mean field for constrained sites.
+
+    Of the variance that a weight starts with half is σ², half comes from W.
+    """
 
     def __init__(self, model: Model, rank: int = 4, initial_scale: float = 0.05):
         super().__init__(model, initial_scale)
         self.rank = checks.integer("rank", rank, low=1)
+        packed = [site for site, latent in self.latents.items() if _is_packed(latent)]
+        rows = {site: torch.randn(*self.latents[site].initial.shape, rank) for site in packed}
         self.factor = _parameters(
-            {
-                site: torch.randn(*latent.initial.shape, rank, device=latent.initial.device) * initial_scale / rank**0.5
-                for site, latent in self.latents.items()
-                if _is_packed(latent)
-            }
-        )
+            {site: (normalize(row, dim=-1) * initial_scale / 2**0.5).to(self.loc[key_of(site)])
+             for site, row in rows.items()}
+        )  # fmt: skip
+        with torch.no_grad():
+            for site in packed:
+                self.log_scale[key_of(site)].sub_(0.5 * math.log(2))
 
     def draw_weights(self, structure: Draws) -> Draws:
         """Draw the weights of each site jointly."""

@@ -14,9 +14,10 @@
 # # Architecture search: a posterior over cells
 #
 # DARTS' cell space, searched by bilevel variational inference (VarDARTS) and by a point estimate (DARTS): the same
-# `Space`, `Model` and procedure, another guide. Then what the posterior knows that the point does not, how curved the
-# loss is in the structure, robustness, a file that runs without this package, a search that pays for milliseconds, and
-# a Pareto front of accuracy against operations from one training.
+# `Space` and procedure, another guide and another prior of the structure. Then what each choice is worth under the
+# posterior and under the point, how curved the loss is in the structure, robustness, a file that runs without this
+# package, a search that pays for milliseconds, a Pareto front of accuracy against multiply-accumulates from one
+# training, and FashionMNIST by every method.
 
 # %%
 
@@ -52,7 +53,8 @@ space = cell_spaces.darts(1, 10, channels=8, cells=2, nodes=2, primitives=names,
 # %% [markdown]
 # ## Search
 # Weights see one half of the training data, structure the other; the structure is held still for the first 30 % of the
-# steps. VarDARTS has Normal weights and Gumbel-Softmax structure; DARTS points for both, under a constant density.
+# steps. VarDARTS has Normal weights and Gumbel-Softmax structure, whose temperature falls from 1 to 0.2; DARTS has
+# points for both: weights under the same normal prior, structure under a constant density.
 
 
 # %%
@@ -78,7 +80,7 @@ probabilities = choice_probabilities(guide)
 figure = plot_architecture(space, probabilities)
 
 # %% [markdown]
-# ## What the posterior knows
+# ## What each choice is worth
 # For every edge: the entropy of its choice, and the accuracy lost on test images (which chose nothing) when its best
 # primitive gives way to the second best, all else as derived, with the searched weights. DARTS has no posterior; its
 # mixture weights are read here as if they were probabilities. (Batch normalisation takes its statistics anew for each
@@ -120,15 +122,18 @@ figure = plot_points(
 )
 
 # %% [markdown]
-# VarDARTS' weights were trained under samples of its own posterior, ever closer to one primitive an edge: no edge loses
-# more than a few tenths of a point, so that entropy has nothing to order here. DARTS' weights were trained in a
-# mixture; as one structure they are another network, and which primitive has the larger mixture weight tells little of
-# which serves it better. What the posterior knows is that its choices are safe to make.
+# VarDARTS' weights were trained under samples of its own posterior, ever closer to one primitive an edge: no change
+# moves the accuracy by more than a test image or two of 360, whether the posterior is sure of an edge or not, so that
+# entropy has nothing to order here. DARTS' weights were trained in a mixture; as one structure they are another
+# network, in which some second-best primitives do better than the best, and others far worse. What sampling structures
+# buys is weights that serve its choices alike; which edges matter the entropy does not tell. (One search of each, one
+# seed.)
 #
 # ## How curved the loss is in the structure
 # Theorem 2 of the VarDARTS talk in the form that holds on the simplex: E G(Γ) ≈ G(E Γ) + ½ tr(∇²G Cov Γ) for a loss G
-# of validation images, weights at their means. Then the trace of ∇²G along the simplex, where each search ended: what a
-# search averages over, it flattens. (DARTS ends further inside the simplex; part of the difference is of the place.)
+# of validation images, weights at their means. Then the trace of ∇²G along the simplex, where each search ended. It is
+# smaller where a search averaged over structures, as one expects if that flattens the loss; but DARTS ends further
+# inside the simplex, and how much of the difference is of the place this does not tell.
 
 
 # %%
@@ -194,7 +199,7 @@ with tempfile.TemporaryDirectory() as folder:
 # %% [markdown]
 # ## A search that pays for milliseconds
 # Each primitive at each shape is measured on this machine; FBNet's loss weighs the likelihood by α log(latency)^β. α
-# makes that weight 1 at the mean of all structures; β is far above FBNet's 0.6, with which this search hardly moves.
+# makes that weight 1 at the mean of all structures; β is 10, where FBNet has 0.6, so that the effect is plain.
 # Such a table predicts the latency of a batch of 64 through what was derived; beside it, that network measured whole:
 # medians of nine rounds, each of a new table and both networks, since a machine is not equally busy at all times.
 
@@ -217,9 +222,9 @@ for name, pairs in zip(chosen, zip(*rounds, strict=True), strict=True):
 
 # %% [markdown]
 # ## A Pareto front from one training
-# What a structure costs may enter the model: `additive` makes structures improbable that have many operations, and
-# inside λ's scale. With λ a site, one hypernetwork q(Γ | λ) holds the whole front. Here the choice is the width of two
-# layers.
+# What a structure costs may enter the model: `additive` makes structures with many multiply-accumulates improbable, by
+# a factor inside λ's scale. With λ a site, one hypernetwork q(w, Γ | λ) has a posterior for every trade-off. Here the
+# choice is the width of two layers; cost and accuracy are of the most probable structure, weights at their means.
 
 # %%
 widths = (4, 8, 16, 32, 64)
@@ -252,7 +257,7 @@ options = {"epochs": 100, "batch_size": 64, "optimizer": adam(0.02), "scheduler"
 several = {"particles": 4, "vectorize_particles": True, "stratified": True, "local_reparameterization": True}
 svi.fit(front, hypernet, data.train, **options, **several)
 
-operations, accuracies = {}, {}
+spent, accuracies = {}, {}
 for complexity in torch.logspace(-3, 0, 9).tolist():
     fixed = Model(
         layers,
@@ -262,19 +267,18 @@ for complexity in torch.logspace(-3, 0, 9).tolist():
         complexity=complexity,
     )
     at = hypernet.fixed(complexity, fixed)
-    operations[complexity] = float(table(choice_probabilities(at)))
-    accuracies[complexity] = float((predict(fixed, mean_draw(at), x).argmax(-1) == y).double().mean())
-    print(f"λ = {complexity:.4f}: {operations[complexity]:6.0f} multiply-accumulates expected, "
+    one = mean_draw(at)
+    spent[complexity] = float(table({site: one[site][0] for site in fixed.choices}))
+    accuracies[complexity] = float((predict(fixed, one, x).argmax(-1) == y).double().mean())
+    print(f"λ = {complexity:.4f}: {spent[complexity]:6.0f} multiply-accumulates, "
           f"validation accuracy {accuracies[complexity]:.3f}")  # fmt: skip
-figure = plot_points(
-    {"expected multiply-accumulates": list(operations.values())}, {"validation accuracy": list(accuracies.values())}
-)
+figure = plot_points({"multiply-accumulates": list(spent.values())}, {"validation accuracy": list(accuracies.values())})
 
 # %% [markdown]
 # ## FashionMNIST, every method
 # 60 000 images, half of them for the weights of a search and half for structure; each search sees about 120 000 images
 # (with repetition), what it finds is retrained, wider, for six epochs and tested once (`make compare ROOT=DIR` wrote
-# the numbers). VarDARTS' network keeps a posterior of its weights, and its edges become rarer in training: *point* is
+# the numbers). VarDARTS' network keeps a posterior of its weights, and its edges become rarer in training: *mean* is
 # the network at the means of the weights, *posterior* averages over draws of them, both with all edges present.
 # `vardarts_point` is what VarDARTS found, retrained as the others are, `darts_posterior` what DARTS found, retrained
 # as VarDARTS' is: together they tell what the search did from what the retraining did.
@@ -286,8 +290,10 @@ figure = plot_robustness(short["methods"])
 
 # %% [markdown]
 # Retrained like all others, VarDARTS' cells have the highest mean accuracy, above DARTS' by less than their sd over
-# seeds, and the fewest skips and pools. What makes a network robust is the retraining with a posterior and rarer
-# edges, whichever cells it is given; in six epochs that costs a point of accuracy, and calibration.
+# seeds, and the most multiply-accumulates; that they have the fewest skips and pools is one primitive in three seeds.
+# What makes a network robust to deleted edges is the retraining with a posterior and rarer edges (which of the two,
+# these rows do not tell), whichever cells it is given; noise of the input costs all networks alike, and under the
+# attack all fail. In six epochs that retraining costs a point of accuracy, and calibration.
 #
 # The cells of the first seed, with the probabilities of their edges' primitives: VarDARTS',
 

@@ -19,17 +19,11 @@ from pyro_nas.arviz_export import to_arviz  # noqa: E402
 from pyro_nas.derivation import derive  # noqa: E402
 from pyro_nas.evidence import Evidence  # noqa: E402
 from pyro_nas.network import Network  # noqa: E402
-from pyro_nas.posterior import (  # noqa: E402
-    by_edge,
-    choice_probabilities,
-    draw,
-    edge_entropies,
-    predict,
-    probable_structures,
-)
+from pyro_nas.posterior import draw, predict  # noqa: E402
 from pyro_nas.primitives import Primitive, primitive  # noqa: E402
 from pyro_nas.space import Space  # noqa: E402
 from pyro_nas.space_files import read_space, write_space  # noqa: E402
+from pyro_nas.structure_posterior import by_edge, choice_probabilities, edge_entropies, probable_structures  # noqa: E402
 from pyro_nas.terms import Terms  # noqa: E402
 
 __all__ = [

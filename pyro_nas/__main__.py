@@ -24,11 +24,12 @@ from pyro_nas.inference import NonFiniteLoss, adam, bilevel, delayed, one_cycle,
 from pyro_nas.inference.options import Options
 from pyro_nas.metrics import classification_metrics
 from pyro_nas.models import Model, guides, priors, structures, zoo
-from pyro_nas.posterior import by_edge, choice_probabilities, draw, edge_entropies, predict, probable_structures
+from pyro_nas.posterior import draw, predict
 from pyro_nas.ranking import ranking
 from pyro_nas.runs import RunFolder, state_of
 from pyro_nas.space import Space
 from pyro_nas.space_files import read_space, to_dict
+from pyro_nas.structure_posterior import by_edge, choice_probabilities, edge_entropies, probable_structures
 
 INITIAL_SCALE = 0.02
 GUIDES: dict[str, Callable[[Model], guides.Guide]] = {
@@ -222,7 +223,7 @@ def _test(model: Model, guide: nn.Module, test: Labelled, draws: int, place: tor
 
 def _print_structure(space: Space, probabilities: dict[str, torch.Tensor]) -> None:
     entropies = by_edge(space, edge_entropies(space, probabilities))
-    print("edge → probability of each operation, entropy in nats")
+    print("edge → probability of each primitive, entropy in nats")
     for edge, table in by_edge(space, probabilities).items():
         row = "  ".join(f"{name} {value:.3f}" for name, value in table.items())
         print(f"  {edge:<24}{row}  entropy {entropies[edge]:.3f}")

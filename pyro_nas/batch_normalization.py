@@ -38,7 +38,9 @@ def recalibrate(model: nn.Module, draws: Draws, batches: Pair | Iterable[Pair]) 
         return
     separate = each_draw(draws)
     with _restored(layers), _counting(model, layers):
+        count = 0
         for x, _ in [batches] if isinstance(batches, tuple) else batches:
+            count += 1
             for one in separate:
                 sites = sample_sites(poutine.condition(model, data=one), (x,))
                 missing = [name for name, site in sites.items() if not site["is_observed"]]
@@ -46,8 +48,8 @@ def recalibrate(model: nn.Module, draws: Draws, batches: Pair | Iterable[Pair]) 
                 if missing:
                     raise ValueError(f"draws: expected the model's latent sites, got {list(draws)}; missing {missing}.")
         found = [(layer, _copied(layer)) for layer in layers if layer.num_batches_tracked]
-    if not found:
-        raise ValueError("batches: expected a batch or more that runs batch normalisation, got none.")
+    if not count:
+        raise ValueError("batches: expected a batch or more, got none.")
     for layer, statistics in found:
         _set(layer, statistics)
 

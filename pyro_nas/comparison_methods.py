@@ -16,9 +16,10 @@ from pyro_nas.comparison_task import Count, Found, Task
 from pyro_nas.data import Labelled
 from pyro_nas.derivation import derive
 from pyro_nas.enumeration import Vertex, key_of_structure
-from pyro_nas.posterior import choice_probabilities, draw, mean_draw
+from pyro_nas.posterior import draw, mean_draw
 from pyro_nas.robustness import accuracy
 from pyro_nas.selection import probable_draws, shared_weight_score
+from pyro_nas.structure_posterior import choice_probabilities
 
 SCORED = 1024  # validation images that a structure is scored by
 CALIBRATED = 512  # training images from which its batch normalisation is

@@ -74,7 +74,7 @@ def tables(summary: Mapping[str, Any]) -> str:
         cost, search = entry["cost"], entry.get("search")
         for name, test in entry["test"].items():
             lines.append(table_row([
-                _label(method, entry, name), _pm(test["accuracy"], 100, 2),
+                row_name(method, entry, name), _pm(test["accuracy"], 100, 2),
                 f"{100 * entry['over_random']:+.2f}" if "over_random" in entry and name == entry["judged_by"] else "–",
                 _pm(test["calibration_error"], 1, 4),
                 _pm(search["seconds"], 1, 0) if search else "–", _pm(entry["retrain"]["seconds"], 1, 0),
@@ -122,15 +122,15 @@ def _robustness(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, 
     """Yield labels and robustness curves, of retrained networks and then of the searched ones."""
     for method, entry in summary.items():
         for name, test in entry["test"].items():
-            yield _label(method, entry, name), test["robustness"]
+            yield row_name(method, entry, name), test["robustness"]
     for method, entry in summary.items():
         if "searched" in entry:
             yield f"{method}, searched", entry["searched"]["robustness"]
 
 
-def _label(method: str, entry: Mapping[str, Any], name: str) -> str:
-    """Return a method with the way its network is used, where there are several."""
-    return method if len(entry["test"]) == 1 else f"{method}, {name}"
+def row_name(method: str, entry: Mapping[str, Any], name: str) -> str:
+    """Return a method with the way its network is used, where there are several: the posterior, or at its mean."""
+    return method if len(entry["test"]) == 1 else f"{method}, {'mean' if name == 'point' else name}"
 
 
 def _accuracy(entry: Mapping[str, Any]) -> float:

@@ -19,10 +19,11 @@ from pyro_nas.comparison_task import Found, Task
 from pyro_nas.costs import total_cost
 from pyro_nas.derivation import derive, with_optional_edges
 from pyro_nas.metrics import classification_metrics
-from pyro_nas.posterior import by_edge, draw, each_draw, edge_entropies, hard_choices, mean_draw, predict
+from pyro_nas.posterior import draw, each_draw, mean_draw, predict
 from pyro_nas.robustness import cell_edges, robustness_curves
 from pyro_nas.sites import is_structure
 from pyro_nas.space import Space
+from pyro_nas.structure_posterior import by_edge, edge_entropies, hard_choices
 
 POSTERIOR = "vardarts"  # the method whose retrained network keeps a posterior of its weights and of its edges
 DRAWS = 10
@@ -122,7 +123,7 @@ def _robustness(task: Task, model: Any, draws: Mapping[str, torch.Tensor], count
     low, high = (float(bound) for bound in torch.cat([task.split.test[0], task.split.known[0]]).aminmax())
     curves = robustness_curves(
         model, draws, *first(task, task.split.test, count), fractions=FRACTIONS if cell_edges(model) else (),
-        low=low, high=high, repetitions=REPETITIONS, seed=REPETITIONS * task.seed,
+        low=low, high=high, repetitions=REPETITIONS, seed=REPETITIONS * task.seed % 2**62,
     )  # fmt: skip
     return {part: {str(level): value for level, value in curve.items()} for part, curve in curves.items()}
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from pyro_nas import checks
-from pyro_nas.posterior import hard_choices
 from pyro_nas.primitives import skip, zero
 from pyro_nas.space import Choices, Edge, Factory, Space, Structure
+from pyro_nas.structure_posterior import hard_choices
 
 
 def derive(space: Space, structure: Structure, threshold: float = 0.5, parents: int | None = None) -> Space:

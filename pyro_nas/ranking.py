@@ -23,9 +23,10 @@ from pyro_nas.data import load
 from pyro_nas.derivation import derive
 from pyro_nas.enumeration import Vertex, all_structures, key_of_structure
 from pyro_nas.metrics import classification_metrics
-from pyro_nas.posterior import hard_choices, mean_draw, predict
+from pyro_nas.posterior import mean_draw, predict
 from pyro_nas.runs import RunFolder, read_json, write_json
 from pyro_nas.space import Space
+from pyro_nas.structure_posterior import hard_choices
 
 IMAGES, EPOCHS = 60_000, 15  # of a search, and of the training of a cell
 

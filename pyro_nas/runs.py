@@ -102,7 +102,8 @@ class Checkpoint:
         name = f"checkpoint-{digest[:16]}.safetensors"
         write_atomically(self.folder / name, content)
         body = {"tensors": name, "sha256": digest, "position": position}
-        write_json(self.folder / POSITION, {**body, "checksum": _digest(json.dumps(body, sort_keys=True).encode())})
+        whole = {**body, "checksum": _digest(json.dumps(body, sort_keys=True).encode())}
+        write_atomically(self.folder / POSITION, json.dumps(whole, indent=1).encode())  # records may hold infinities
         for old in self.folder.glob("checkpoint-*.safetensors"):
             if old.name != name:
                 old.unlink()

@@ -13,7 +13,8 @@ from pyro import poutine
 from pyro_nas.batch_normalization import recalibrated
 from pyro_nas.data import Labelled, check_pair
 from pyro_nas.enumeration import Vertex, key_of_structure
-from pyro_nas.posterior import draw, hard_choices, mean_draw, predict
+from pyro_nas.posterior import draw, mean_draw, predict
+from pyro_nas.structure_posterior import hard_choices
 
 
 def shared_weight_score(model: Any, guide: Any, calibration: Labelled, valid: Labelled) -> Callable[[Vertex], float]:

@@ -18,10 +18,10 @@ from pyro_nas.costs import total_cost
 from pyro_nas.data import Inputs
 from pyro_nas.derivation import derive
 from pyro_nas.packing import Packing
-from pyro_nas.posterior import choice_probabilities, edge_entropies
 from pyro_nas.pruning import moments, parametric_complexity
 from pyro_nas.sites import is_structure, sample_sites
 from pyro_nas.space import Space, Structure
+from pyro_nas.structure_posterior import choice_probabilities, edge_entropies
 
 
 def differential_entropy(

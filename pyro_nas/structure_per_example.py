@@ -22,6 +22,11 @@ class StructurePerExample(Messenger):
 
     def _pyro_sample(self, msg) -> None:
         law = msg["fn"]
+        if self.sites and not msg["done"] and not msg["cond_indep_stack"] and law.batch_shape == (self.size,):
+            raise ValueError(
+                f"structure_per_example: expected draws that do not depend on the structure, got {msg['name']!r}, "
+                f"{self.size} of them. Switch it off, or use a guide such as MeanField."
+            )
         if msg["done"] or msg["is_observed"] or msg["infer"].get("is_auxiliary") or not is_structure(msg["name"]):
             return
         point = isinstance(law.base_dist if isinstance(law, Independent) else law, Delta)

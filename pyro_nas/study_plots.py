@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from pyro_nas.comparison_report import row_name
 from pyro_nas.plots import COLOURS, grid
 
 
@@ -62,13 +63,13 @@ def plot_robustness(summary: Mapping[str, Any]) -> Figure:
     for row, (kind, lines) in zip(axes, {"retrained": retrained, "searched": searched}.items(), strict=True):
         for axis, part in zip(row, parts, strict=True):
             for method, way, measured in lines:
-                several = way and len(summary[method]["test"]) > 1
                 curve = measured["robustness"][part]
                 levels = np.array([float(level) for level in curve])
                 mean, sd = (np.array([point[key] for point in curve.values()]) for key in ("mean", "sd"))
                 axis.errorbar(
                     levels, mean, sd, marker="o", ms=3, capsize=2, color=colours[method],
-                    ls="--" if several and way == "point" else "-", label=f"{method}, {way}" if several else method,
+                    ls="--" if way == "point" and "posterior" in summary[method]["test"] else "-",
+                    label=row_name(method, summary[method], way) if way else method,
                 )  # fmt: skip
         row[0].set_ylabel(f"test accuracy, {kind} networks")
         row[-1].legend(frameon=False, fontsize=8, bbox_to_anchor=(1.0, 1.0), loc="upper left")

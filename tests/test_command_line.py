@@ -1,4 +1,4 @@
-"""The command line, the run folder, resuming after kill -9, and the notebooks."""
+"""The command line, the run folder, resuming after kill -9."""
 
 import json
 import os
@@ -10,9 +10,7 @@ import time
 from pathlib import Path
 
 import arviz as az
-import jupytext
 import matplotlib.image
-import nbformat
 import numpy as np
 import pytest
 import torch
@@ -184,135 +182,6 @@ def test_torchvision_sets(data, tmp_path):
     flags += ["--space", "layers", "--batch_size", "256", "--draws", "3", "--complexity", "0.1"]
     assert main(["search", *flags, "--out", str(tmp_path / "out")]) == 0
     assert numbers(tmp_path / "out")["test"]["derived"]["accuracy"] > 0.7
-
-
-def source_cells(path):
-    return [cell.source for cell in jupytext.read(path).cells if cell.cell_type == "code"]
-
-
-NOTEBOOKS = {
-    "quick_start": ({"epochs=40": "epochs=2", "epochs=60": "epochs=2", "num_samples=200": "num_samples=20"},
-                    ["test accuracy", "r_hat"]),
-    "every_complexity": ({'"epochs": 120': '"epochs": 1', "draws=16": "draws=2"}, ["conditioned", "tuned"]),
-    "architecture_search": ({'"epochs": 40': '"epochs": 1', '"epochs": 100': '"epochs": 1', "epochs=30": "epochs=1",
-                             "num_samples=200": "num_samples=5", "num_samples=10": "num_samples=2",
-                             '"max pool", "average pool", "skip", ': '"max pool", ', "rademacher(32": "rademacher(1",
-                             "at, along)": "at, along, rademacher(1, seed=0))"},
-                            ["entropy", "deleted_edges", "multiply-accumulates expected"]),
-    "structure_selection": ({"RESTARTS = 5": "RESTARTS = 1", "epochs=200": "epochs=2", "draws=8000": "draws=200",
-                             "draws=400, warmup=100": "draws=5, warmup=5", "epochs=400": "epochs=2",
-                             "epochs=300": "epochs=2", "epochs=800": "epochs=2", "epochs=1200": "epochs=2",
-                             "* 16, initial": "* 1, initial", "((200, 0.1), (300, 0.03))": "((2, 0.1), (2, 0.03))",
-                             "range(2000)": "range(50)", "epochs=60": "epochs=1"},
-                            ["entropy_of_choice", "largest error", "nats  sum of", "formula 6.88", "planted 2"]),
-    "model_evidence": ({'study("polynomials")': 'study("logistic", "--methods", "[laplace]", "--folds", "2")',
-                        "epochs=600": "epochs=10",
-                        'study("logistic")': "summary",
-                        "powers=12, draws=120, warmup=40": "powers=1, draws=20, warmup=5", "STEPS = 1000": "STEPS = 2",
-                        "epochs=1500": "epochs=2", "draws=3000": "draws=200"},
-                       ["leave-one-out", "per weight", "13 powers", "three restarts", "Laplace: sd"]),
-}  # fmt: skip
-PICTURES = {"quick_start": 4, "every_complexity": 4, "architecture_search": 6, "structure_selection": 7,
-            "model_evidence": 6}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_notebooks_run(name):
-    sys.path.insert(0, str(ROOT))
-    from tests.execute_notebooks import FOLDER, execute
-
-    smaller, words = NOTEBOOKS[name]
-    text = json.dumps(execute(FOLDER / f"{name}.py", smaller))
-    assert all(word in text for word in words)
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_notebooks_are_stored_with_their_output(name):
-    stored = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-    code = [cell for cell in stored.cells if cell.cell_type == "code"]
-    assert [cell.source for cell in code] == source_cells(ROOT / "notebooks" / f"{name}.py")
-    assert all(cell.execution_count for cell in code)
-    assert sum("image/png" in output.get("data", {}) for cell in code for output in cell.outputs) >= PICTURES[name]
-    if name == "quick_start":
-        assert len([line for cell in code for line in cell.source.splitlines() if line.strip()]) < 40
-
-
-def test_the_example_in_the_readme_runs(capsys):
-    text = (ROOT / "README.md").read_text()
-    code = re.search(r"```python\n(.*?)```", text, re.S).group(1)
-    exec(code.replace("epochs=40", "epochs=1"), {})
-    out = capsys.readouterr().out
-    assert "posterior predictive accuracy" in out
-    assert "derived" in out
-
-
-def test_the_figures_in_the_readme_are_those_that_the_commands_stored():
-    text = (ROOT / "README.md").read_text()
-    digits = json.loads((ROOT / "notebooks" / "digits.json").read_text())
-    for name in ("posterior_predictive", "derived"):
-        for metric in ("accuracy", "calibration_error"):
-            value = digits["test"][name][metric]
-            assert f"{value['mean']:.4f} ± {value['sd']:.4f}" in text
-    best = json.loads((ROOT / "notebooks" / "complexity_best.json").read_text())
-    for row in best["rows"].values():
-        for complexity in ("0.1", "1.0", "10.0", "100.0"):
-            for metric, digits_shown in (("evidence", 0), ("accuracy", 3), ("stability", 2)):
-                value = row[complexity][metric]
-                assert f"{value['mean']:.{digits_shown}f} ± {value['sd']:.{digits_shown}f}" in text
-        updates, seconds = f"{row['updates']:,}".replace(",", " "), row["seconds"]["mean"]
-        assert re.search(rf"{updates}\D*{seconds:.0f} s", text)
-    gaps = best["largest_gap"]["spline"].values()
-    assert f"nowhere further than {', '.join(f'{gap:.3f}' for gap in gaps)}" in text
-    bench = json.loads((ROOT / "notebooks" / "bench.json").read_text())
-    for row in bench["rows"]:
-        assert f"{row['ours/by hand']:.2f}" in text
-    ratios = [row["five/one"] for row in bench["complexity"]]
-    assert f"{min(ratios):.2f} to {max(ratios):.2f} times a step with one" in text
-    dealt = [row["five, dealt/one"] for row in bench["complexity"]]
-    assert f"{min(dealt):.2f} to {max(dealt):.2f} times where" in text
-    search = json.loads((ROOT / "notebooks" / "bench_search.json").read_text())
-    times, peaks = search["milliseconds"], search["peak_mib"]
-    for label, name in (("deterministic, all primitives", "deterministic"), ("VarDARTS", "VarDARTS"),
-                        ("hard sample, one primitive an edge", "hard sample")):  # fmt: skip
-        ratios = [part[name] / part["by hand"] for part in (times, peaks)]
-        assert f"| {label} | {ratios[0]:.2f} | {ratios[1]:.2f} |" in text
-    rank = json.loads((ROOT / "notebooks" / "rank.json").read_text())
-    for method, entries in rank["methods"].items():
-        accuracy = sum(entry["accuracy"] for entry in entries) / len(entries)
-        ranks = ", ".join(f"{entry['rank']:g}" for entry in entries)
-        known = [entry["spearman"] for entry in entries if entry["spearman"] is not None]
-        correlation = f"{sum(known) / len(known):.2f}" if known else "–"
-        assert f"| {method} | {ranks} | {accuracy:.4f} | {correlation} |" in text
-    assert f"correlate by {min(rank['spearman_of_seeds']):.2f}" in text
-    short = json.loads((ROOT / "notebooks" / "compare_short.json").read_text())["methods"]
-    own, points = (short[m]["test"][short[m]["judged_by"]]["calibration_error"]["mean"]
-                   for m in ("vardarts", "vardarts_point"))  # fmt: skip
-    words = " ".join(text.split())
-    assert (
-        f"error is {own:.3f}".replace("0.", ".") + f" where its cells as points have {points:.3f}".replace("0.", ".")
-        in words
-    )
-    normal, reduction = (
-        short["vardarts"]["choices"][f"structure.{cell}"]["agreement"] for cell in ("normal", "reduction")
-    )
-    assert f"agree on {normal:.2f} of the edges of normal cells and on {reduction:.2f} of".replace("0.", ".") in words
-    for method, entry in short.items():
-        test = entry["test"][entry["judged_by"]]
-        light = sum(cell["skip"] + cell["pool"] for cell in entry["choices"].values())
-        seconds = [entry[phase]["seconds"]["mean"] for phase in ("search", "retrain")]
-        curves = [test["robustness"][part][level] for part, level in (("attack", "0.1"), ("deleted_edges", "0.3"))]
-        shown = [
-            f"{100 * v['mean']:.{d}f} ± {100 * v['sd']:.{d}f}"
-            for v, d in zip([test["accuracy"], *curves], (2, 1, 1), strict=True)
-        ]
-        assert (
-            f"| {method} | {shown[0]} | {seconds[0]:.0f} + {seconds[1]:.0f} | "
-            f"{entry['cost']['multiply_accumulates']['mean'] / 1e6:.1f} M | {light:.1f} | "
-            f"{shown[1]} | {shown[2]} |"
-        ) in text
-    speed = json.loads((ROOT / "notebooks" / "complexity_speed.json").read_text())["race"]
-    assert f"{speed['ratio']:.2f} of the time" in text
-    assert f"{speed['annealed_ratio']:.2f} of what these would take" in text
 
 
 def test_the_command_line_takes_tiny_numbers_as_zero(capsys):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 
 import pyro
 import pyro.distributions as dist
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_nas import choice_probabilities
 from pyro_nas.inference import NonFiniteLoss, adam, bilevel, delayed, one_cycle, schedules, svi
+from pyro_nas.inference.loop import _best_epoch
 from pyro_nas.inference.state import split_parameters
 from pyro_nas.models import Model, guides, likelihoods, priors, structures
 from pyro_nas.runs import Checkpoint, CorruptCheckpoint, load_state, state_of, write_tensors
@@ -234,6 +236,67 @@ def test_a_fit_that_a_callback_stopped_continues_where_it_was(small_space, small
     fit(model, guide, small_data, "bilevel", checkpoint=tmp_path, callbacks=[lambda record: record["epoch"] == 2])
     assert fit(model, guide, small_data, "bilevel", checkpoint=tmp_path, resume=True) == whole
     assert same(state(model, guide), expected)
+
+
+def test_a_schedule_is_resumed_with_its_own_epochs_only(small_space, small_data, tmp_path):
+    """With others τ would go back."""
+    settings = {"temperature": schedules.geometric(1.0, 0.1)}
+    model, guide = build(small_space)
+    fit(model, guide, small_data, "svi", checkpoint=tmp_path, **settings)
+    with pytest.raises(ValueError, match="epochs: expected 30 steps, those of the schedules, got 60"):
+        fit(model, guide, small_data, "svi", checkpoint=tmp_path, resume=True, **{**settings, "epochs": 12})
+
+
+def test_a_validation_loader_of_fixed_order_is_seen_whole(small_space, small_data):
+    """Two steps an epoch, five validation batches: the steps of five epochs see each twice."""
+    x, y = small_data
+    seen = []
+
+    class Watched(torch.utils.data.TensorDataset):
+        def __getitem__(self, index):
+            seen.append(index)
+            return super().__getitem__(index)
+
+    valid = torch.utils.data.DataLoader(Watched(x[:20], y[:20]), batch_size=4)
+    model, guide = build(small_space)
+    bilevel.fit(model, guide, (x, y), valid, epochs=5, batch_size=20, measure_validation=False)
+    assert set(seen) == set(range(20))
+
+
+def test_records_that_are_not_finite_are_kept_and_never_the_best(small_space, tmp_path):
+    x = torch.randn(20, 3)
+    model = Model(small_space, num_data=20, likelihood=likelihoods.gaussian(1.0, learn=False))
+    guide = guides.MeanField(model)
+    train, valid = (x, x[:, :2]), (x[:1], torch.full((1, 2), 1e20))
+    options = {"batch_size": 10, "checkpoint": tmp_path}
+    history = svi.fit(model, guide, train, valid, epochs=2, **options)
+    assert history[-1]["valid_evidence"] == -math.inf
+    longer = svi.fit(model, guide, train, valid, epochs=3, resume=True, **options)
+    assert longer[:2] == history
+    assert len(longer) == 3
+    assert _best_epoch([{"valid_evidence": value} for value in (math.nan, -3.0, -2.0, math.nan)]) == 2
+
+
+def test_a_bilevel_fit_refuses_parameters_that_serve_both(small_space, small_data):
+    """Also beside parameters of the weights alone: the structure's steps would move the weights, on validation data."""
+
+    class Shared(guides.MeanField):
+        def __init__(self, model):
+            super().__init__(model)
+            self.code = torch.nn.Parameter(torch.ones(()))
+
+        def draw_structure(self, site):
+            return pyro.sample(site, self.model.structure_law(site, self.structure[site] * self.code))
+
+        def draw_weights(self, structure):
+            law = dist.Normal(self.loc["weights"] * self.code, self.log_scale["weights"].exp())
+            return {"weights": pyro.sample("weights", law.to_event(1))}
+
+    x, y = small_data
+    model = Model(small_space, num_data=40)
+    with pytest.raises(ValueError, match=r"parameters of its own for the structure, got \['guide.code'\]"):
+        bilevel.fit(model, Shared(model), (x, y), (x, y), epochs=1)
+    bilevel.fit(model, guides.StructureConditioned(model), (x, y), (x, y), epochs=1)
 
 
 def test_a_refused_fit_leaves_random_state_and_validation_alone(small_space, small_data):

@@ -239,6 +239,26 @@ def test_reinforce_ascends_the_expected_reward():
     assert len({key_of_structure(entry.structure) for entry in scored}) == len(scored)
 
 
+def test_structures_that_cannot_be_scored_are_avoided_and_lose_nothing():
+    """The score of the planted structures is −∞: every search goes on, and a policy moves away from them."""
+    space, score = toy()
+    values = sorted(score(structure) for structure in all_structures(space))
+    middle = values[len(values) // 2]
+
+    def partial(structure):
+        return score(structure) if score(structure) >= middle else -math.inf
+
+    policy, scored = reinforce.search(space, partial, 600, lr=0.05)
+    assert all(torch.isfinite(table).all() for table in policy.logits.values())
+    bad = sum(float(policy.log_probability(s).exp()) for s in all_structures(space) if partial(s) == -math.inf)
+    assert bad < 0.15
+    assert scored[0].score == values[-1]
+    everything, _ = reinforce.search(space, lambda _: -math.inf, 5)
+    assert all(not table.any() for table in everything.logits.values())
+    assert random_search.search(space, partial, 1000)[-1].score == -math.inf
+    assert evolution.search(space, partial, population=8, generations=4)[0].score >= middle
+
+
 def test_a_policy_on_the_cube_has_bernoulli_laws():
     space = cell_spaces.fabric(1, 2, channels=2, scales=1, depth=3)
     policy = reinforce.Policy(space, {site: torch.full(c.shape, 0.7) for site, c in space.choices().items()})
@@ -385,6 +405,9 @@ def test_a_structure_per_example_needs_a_closed_form_and_draws_of_its_own(small_
 
     with pytest.raises(ValueError, match="structure_per_example: expected a divergence in closed form"):
         svi.fit(model, Other(model), small_data, epochs=1, structure_per_example=True)
+    model = Model(small_space, num_data=40)
+    with pytest.raises(ValueError, match="structure_per_example: expected draws that do not depend on the structure"):
+        svi.fit(model, guides.StructureConditioned(model), small_data, epochs=1, structure_per_example=True)
     with pytest.raises(ValueError, match="structure_per_example: expected no vectorize_particles"):
         svi.fit(model, guides.PointWeights(model), small_data, structure_per_example=True, vectorize_particles=True)
 
@@ -396,8 +419,9 @@ def test_a_score_that_is_no_number_is_refused():
         lambda score: evolution.search(space, score, population=2, generations=2),
         lambda score: reinforce.search(space, score, 3),
     ):
-        with pytest.raises(ValueError, match="score: expected a number of every structure, got NaN"):
-            find(lambda _: float("nan"))
+        for value in ("nan", "inf"):
+            with pytest.raises(ValueError, match=f"score: expected a number of every structure, got {value}"):
+                find(lambda _, value=value: float(value))
 
 
 def test_a_structure_per_example_needs_reparameterised_draws(small_space, small_data):

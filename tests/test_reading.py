@@ -59,6 +59,37 @@ def test_probabilities_are_those_of_the_draws(small_space):
     assert torch.allclose(hard, exact, atol=0.04)
 
 
+def test_a_law_that_depends_on_another_draw_is_averaged_over_it():
+    """Also where that draw is discrete, and often the same twice, and where the law has no probabilities of its own."""
+    towards = torch.tensor([[5.0, -5.0]])
+
+    def switched(law):
+        def guide():
+            z = pyro.sample("z", law, infer={"is_auxiliary": True})
+            logits = towards * (2 * z.reshape(-1)[0] - 1)
+            pyro.sample("structure", dist.OneHotCategorical(logits=logits).to_event(1))
+
+        return guide
+
+    def spread():
+        z = pyro.sample("z", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+        pyro.sample("structure", dist.Beta((5 * z).exp().expand(1, 1), 1.0).to_event(2))
+
+    straight = dist.OneHotCategoricalStraightThrough(torch.tensor([0.5, 0.5]))
+    for guide in (switched(dist.Bernoulli(0.5)), switched(straight), spread):
+        assert choice_probabilities(guide, num_samples=1000)["structure"][0, 0].item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_discrete_law_that_depends_on_no_other_draw_is_exact_beside_discrete_draws():
+    logits = torch.tensor([[1.0, 0.3]])
+
+    def guide():
+        pyro.sample("z", dist.Bernoulli(0.5), infer={"is_auxiliary": True})
+        pyro.sample("structure", dist.OneHotCategorical(logits=logits).to_event(1))
+
+    assert torch.equal(choice_probabilities(guide)["structure"], logits.softmax(-1))
+
+
 @pytest.mark.parametrize(("a", "b"), [(2.0, 3.0), (0.05, 0.04), (300.0, 280.0), (0.5, 1e-3), (1.0, 60.0), (1e-2, 1e-2)])
 def test_of_two_choices_dirichlet_probabilities_are_those_of_a_beta_law(a, b):
     found = largest(torch.tensor([a, b], dtype=torch.double))
@@ -113,8 +144,10 @@ def test_sites_computed_from_auxiliary_ones_are_read_at_their_means(small_space,
         def rsample(self, sample_shape=()):
             return torch.zeros(sample_shape)
 
-    with pytest.raises(ValueError, match="guide: expected laws with a mean, got Meanless"):
-        mean_draw(lambda: pyro.sample("w", Meanless(validate_args=False)))
+    zeros = torch.zeros(3)
+    for law in (Meanless(validate_args=False), dist.Cauchy(zeros, 1.0).to_event(1), dist.HalfCauchy(zeros + 1)):
+        with pytest.raises(ValueError, match="guide: expected laws with a finite mean, got"):
+            mean_draw(lambda law=law: pyro.sample("w", law))
 
 
 def test_structures_are_scored_with_the_weights_given_them(small_space, small_data):
@@ -132,6 +165,16 @@ def test_structures_are_scored_with_the_weights_given_them(small_space, small_da
     scores = [score(one) for one in every]
     assert scores == accuracies(lambda one: mean_draw(poutine.condition(guide, data=one)))
     assert scores != accuracies(lambda one: mean_draw(guide))
+
+
+def test_structures_that_run_no_batch_normalisation_are_scored(small_data):
+    def normalised():
+        return torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+
+    space = Space({(0, 1): {"normalised": normalised, "plain": dense(3, 2)}})
+    model = Model(space, num_data=40, weights=priors.normal(0.5), structure=structures.categorical())
+    score = shared_weight_score(model, guides.PointWeights(model), small_data, small_data)
+    assert all(0 <= score(one) <= 1 for one in all_structures(space))
 
 
 def test_entropies(small_space):
@@ -264,6 +307,13 @@ def test_splits_are_disjoint_stratified_and_standardised(tmp_path):
     assert torch.allclose(split.train[0].mean(0), torch.zeros(4), atol=1e-5)
     assert torch.allclose(split.train[0].std(0), torch.ones(4), atol=1e-4)
     assert len(split.test[1]) == 20
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_a_low_rank_guide_starts_at_its_scale(small_space, rank):
+    guide = guides.LowRank(Model(small_space, num_data=40), rank=rank, initial_scale=0.3)
+    law = poutine.trace(guide).get_trace().nodes["weights"]["fn"]
+    assert torch.allclose(law.variance.sqrt(), torch.tensor(0.3))
 
 
 def test_low_rank_guide_captures_correlation(small_data):
