@@ -322,3 +322,7 @@ figure = plot_architecture(searched, found("darts"))
 # %%
 long = json.loads(Path("compare_long.json").read_text())
 print(tables(long["methods"]))
+
+# %% [markdown]
+# VarDARTS is ahead of random search and of a network without a search by more than the sd over seeds. It found the cell
+# of three 3 × 3 convolutions in two seeds, random search in one; whichever found it, that cell is the most accurate.
