@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyro_nas.data import Batches, Pair, Source
+from pyro_nas.evidence.terms import Terms
 from pyro_nas.inference.loop import Session
 from pyro_nas.inference.options import Options, Record
 from pyro_nas.inference.state import split_parameters
 from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, Stepper, adam
-from pyro_nas.terms import Terms
 
 StructureStep = Callable[[int, Stepper, Stepper, Pair, Pair], Any]
 

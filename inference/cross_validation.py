@@ -19,9 +19,9 @@ from torch import nn
 
 from pyro_nas import checks
 from pyro_nas.data import Inputs, Pair, check_pair
-from pyro_nas.importance import Estimate, pointwise_log_likelihood, total
-from pyro_nas.posterior import each_draw, evaluation_mode
-from pyro_nas.sites import COMPLEXITY, sample_sites
+from pyro_nas.evidence.sites import COMPLEXITY, sample_sites
+from pyro_nas.reading.importance import Estimate, pointwise_log_likelihood, total
+from pyro_nas.reading.posterior import each_draw, evaluation_mode
 
 LogDensity = Callable[[Inputs, torch.Tensor], torch.Tensor]
 

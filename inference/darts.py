@@ -14,13 +14,13 @@ from torch import nn
 
 from pyro_nas import checks
 from pyro_nas.data import Pair, Source
+from pyro_nas.evidence.sites import is_structure, sample_sites
+from pyro_nas.evidence.terms import Terms
 from pyro_nas.inference.bilevel import alternate
 from pyro_nas.inference.loop import Session
 from pyro_nas.inference.options import Options, Record
 from pyro_nas.inference.state import kept_buffers
 from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, Stepper
-from pyro_nas.sites import is_structure, sample_sites
-from pyro_nas.terms import Terms
 
 Loss = Callable[[], torch.Tensor]
 Tensors = Sequence[torch.Tensor]

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from pyro_nas import checks
-from pyro_nas.costs import CostTable
 from pyro_nas.data import Inputs
-from pyro_nas.enumeration import Vertex, count_structures, key_of_structure
 from pyro_nas.evidence import Evidence
-from pyro_nas.space import Space
-from pyro_nas.structure_posterior import choice_probabilities, hard_choices
-from pyro_nas.terms import COST
+from pyro_nas.evidence.terms import COST
+from pyro_nas.graph.costs import CostTable
+from pyro_nas.graph.enumeration import Vertex, count_structures, hard_choices, key_of_structure
+from pyro_nas.graph.space import Space
+from pyro_nas.reading.structure_posterior import choice_probabilities
 
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
 

@@ -15,12 +15,12 @@ from torch import nn
 
 from pyro_nas import checks
 from pyro_nas.data import Pair, Source
+from pyro_nas.evidence.packing import Packing
+from pyro_nas.evidence.terms import Terms
 from pyro_nas.inference.loop import Session
 from pyro_nas.inference.options import Options, Record
 from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, adam
-from pyro_nas.packing import Packing
-from pyro_nas.pruning import moments
-from pyro_nas.terms import Terms
+from pyro_nas.reading.pruning import moments
 
 
 @runtime_checkable

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from pyro_nas import checks
-from pyro_nas.enumeration import Vertex, count_structures, key_of_structure, random_structure
+from pyro_nas.graph.enumeration import Vertex, count_structures, key_of_structure, random_structure
+from pyro_nas.graph.space import Space
 from pyro_nas.inference.random_search import Score, Scored, distinct, rank
-from pyro_nas.space import Space
 
 ATTEMPTS = 1000  # children that were scored before, in a row, after which the population has converged
 

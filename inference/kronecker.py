@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_nas import checks
 from pyro_nas.data import Pair
-from pyro_nas.inference.laplace import Approximation, LogDensity, check_mode, find_mode
-from pyro_nas.sites import sample_sites
+from pyro_nas.evidence.sites import sample_sites
+from pyro_nas.inference.laplace_approximation import Approximation, LogDensity, check_mode, find_mode
 
 NO_SHAPE = torch.Size()
 
@@ -90,14 +90,14 @@ def fit(
 ) -> Approximation:
     """Return the normal approximation at a mode of log p(y | x, w) + λ log p(w) by Kronecker factors, and its evidence.
 
-    As ``laplace.fit``, whose mode, meaning and arguments these are, with q(w) = N(w*, P⁻¹), P = K/λ + T, T the
+    As ``laplace_approximation.fit``, whose mode, meaning and arguments these are, with q(w) = N(w*, P⁻¹), P = K/λ + T, T the
     precision of the prior and K the factors. Exact for a linear-Gaussian model of one output without a bias.
 
     ``model``: a ``Model`` with nothing to choose, linear and convolutional layers, a centred normal prior with one
     scale a tensor, and a Gaussian or categorical likelihood. ``batch_size``: data whose factors are computed together;
     of several batches the factors, not their products, are added.
 
-    Raises ImportError without laplace-torch, ValueError for another model, and what ``laplace.fit`` raises.
+    Raises ImportError without laplace-torch, ValueError for another model, and what ``laplace_approximation.fit`` raises.
     Ritter, Botev and Barber 2018; Daxberger et al. 2021.
     """
     try:
@@ -110,7 +110,7 @@ def fit(
     density = LogDensity(model, train, seed)
     x, y = density.data
     if isinstance(x, tuple):
-        raise ValueError(f"train x: expected one tensor, got a tuple of {len(x)}. Use laplace.fit.")
+        raise ValueError(f"train x: expected one tensor, got a tuple of {len(x)}. Use laplace_approximation.fit.")
     with density:
         mode = find_mode(density, start, steps)
         with torch.no_grad():
@@ -143,7 +143,7 @@ def _likelihood(observed: list[Any]) -> tuple[str, dict[str, Any]]:
         if len(noise) == 1:
             return "regression", {"sigma_noise": noise, **weight}
     raise ValueError(
-        f"model: expected a Gaussian likelihood of one noise, or a categorical one, got {law}. Use laplace.fit."
+        f"model: expected a Gaussian likelihood of one noise, or a categorical one, got {law}. Use laplace_approximation.fit."
     )
 
 
@@ -154,14 +154,14 @@ def _prior_scales(model: Any, latent: dict[str, Any]) -> torch.Tensor:
     if not hasattr(model, "network") or not hasattr(model, "packing") or not normal:
         raise ValueError(
             f"model: expected a Model with a centred normal prior, at the site 'weights', got {list(latent)} "
-            f"of {checks.describe(model)}. Use laplace.fit."
+            f"of {checks.describe(model)}. Use laplace_approximation.fit."
         )
     everything = [name for name, _ in model.network.named_parameters()]
     scales = law.base_dist.scale.split(model.packing.sizes)
     if everything != model.packing.names or any(bool((scale != scale[0]).any()) for scale in scales):
         raise ValueError(
             f"model: expected one scale of the prior in each of the tensors {everything}, got several, or tensors "
-            f"without a prior: {sorted(set(everything) - set(model.packing.names))}. Use laplace.fit."
+            f"without a prior: {sorted(set(everything) - set(model.packing.names))}. Use laplace_approximation.fit."
         )
     return torch.stack([scale[0] for scale in scales])
 

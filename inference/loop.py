@@ -20,13 +20,13 @@ from pyro_nas import checks
 from pyro_nas.augmentation import augmented
 from pyro_nas.data import Batches, Pair, Source
 from pyro_nas.evidence import Terms, evaluate
+from pyro_nas.graph.network import Network
+from pyro_nas.inference.checkpoint import Checkpoint
 from pyro_nas.inference.options import Options, Record
 from pyro_nas.inference.schedules import Schedule
 from pyro_nas.inference.state import FitState, named_parameters
 from pyro_nas.inference.stepper import NonFiniteLoss, OptimizerFactory, SchedulerFactory, Stepper
-from pyro_nas.network import Network
-from pyro_nas.runs import Checkpoint
-from pyro_nas.structure_posterior import choice_probabilities
+from pyro_nas.reading.structure_posterior import choice_probabilities
 
 
 class Session(AbstractContextManager):

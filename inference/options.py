@@ -12,8 +12,8 @@ import torch
 from pyro_nas import checks
 from pyro_nas.augmentation import Augmentation
 from pyro_nas.evidence import Evidence
+from pyro_nas.inference.checkpoint import Checkpoint
 from pyro_nas.inference.schedules import Schedule
-from pyro_nas.runs import Checkpoint
 
 Record = dict[str, Any]
 

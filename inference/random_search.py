@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from pyro_nas import checks
-from pyro_nas.enumeration import Vertex, all_structures, count_structures, key_of_structure, random_structure
-from pyro_nas.space import Space
+from pyro_nas.graph.enumeration import Vertex, all_structures, count_structures, key_of_structure, random_structure
+from pyro_nas.graph.space import Space
 
 Score = Callable[[Vertex], float]
 

@@ -15,9 +15,9 @@ import torch
 from torch.nn.functional import log_softmax, logsigmoid
 
 from pyro_nas import checks
-from pyro_nas.enumeration import Vertex, key_of_structure
+from pyro_nas.graph.enumeration import Vertex, key_of_structure
+from pyro_nas.graph.space import Space
 from pyro_nas.inference.random_search import Score, Scored, evaluated
-from pyro_nas.space import Space
 
 Tables = dict[str, torch.Tensor]
 

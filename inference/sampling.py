@@ -20,12 +20,12 @@ from torch import nn
 from torch.distributions import biject_to
 
 from pyro_nas import checks
-from pyro_nas.arviz_export import az
 from pyro_nas.data import Pair, check_pair
-from pyro_nas.evidence import MAX_ENUMERATED
-from pyro_nas.importance import check_unscaled
-from pyro_nas.posterior import each_draw, evaluation_mode
-from pyro_nas.sites import Substitute, log_prob_of, sample_sites, support_rows
+from pyro_nas.evidence.estimator import MAX_ENUMERATED
+from pyro_nas.evidence.sites import Substitute, log_prob_of, sample_sites, support_rows
+from pyro_nas.reading.arviz_export import az
+from pyro_nas.reading.importance import check_unscaled
+from pyro_nas.reading.posterior import each_draw, evaluation_mode
 
 Draws = dict[str, torch.Tensor]
 

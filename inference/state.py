@@ -11,8 +11,8 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import nn
 
+from pyro_nas.evidence.sites import is_structure, sample_sites
 from pyro_nas.inference.stepper import Stepper
-from pyro_nas.sites import is_structure, sample_sites
 
 
 def named_parameters(model: Any, guide: Any, args: tuple) -> dict[str, torch.Tensor]:

@@ -13,13 +13,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_nas import checks
 from pyro_nas.evidence import Evidence
+from pyro_nas.evidence.effects import LocalReparameterization, Stratified, StructurePerExample
+from pyro_nas.evidence.particles import deal
+from pyro_nas.evidence.sites import COMPLEXITY
+from pyro_nas.evidence.terms import Terms
 from pyro_nas.inference.options import Options
-from pyro_nas.local_reparameterization import LocalReparameterization
-from pyro_nas.particles import deal
-from pyro_nas.sites import COMPLEXITY
-from pyro_nas.stratification import Stratified
-from pyro_nas.structure_per_example import StructurePerExample
-from pyro_nas.terms import Terms
 
 OptimizerFactory = Callable[[list[torch.Tensor]], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from pyro_nas import checks
-from pyro_nas.arviz_export import az
 from pyro_nas.data import Pair
 from pyro_nas.inference.sampling import run_chain, sampling_of
-from pyro_nas.posterior import each_draw
+from pyro_nas.reading.arviz_export import az
+from pyro_nas.reading.posterior import each_draw
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,11 +16,11 @@ import torch
 from torch.func import grad, vjp
 
 from pyro_nas import checks
-from pyro_nas.curvature import rademacher
 from pyro_nas.data import Batches, Pair, check_pair
-from pyro_nas.inference.laplace import LogDensity
+from pyro_nas.inference.laplace_approximation import LogDensity
 from pyro_nas.inference.options import Record
 from pyro_nas.inference.stepper import NonFiniteLoss
+from pyro_nas.reading.curvature import rademacher
 
 LOG_DETERMINANTS = ("bound", "exact")
 

@@ -23,12 +23,12 @@ from torch.distributions import constraints
 from torch.nn.utils.rnn import pad_sequence
 
 from pyro_nas import checks
+from pyro_nas.evidence.packing import Packing
 from pyro_nas.models.distributions import RelaxedBernoulli
 from pyro_nas.models.likelihoods import Likelihood, gaussian
 from pyro_nas.models.normals import MeanFieldNormal
 from pyro_nas.models.priors import Scale, normal
 from pyro_nas.models.structures import check_temperature
-from pyro_nas.packing import Packing
 
 
 class IndianBuffet(TorchDistribution):

@@ -17,10 +17,10 @@ from torch import nn
 from torch.func import functional_call
 
 from pyro_nas import checks
+from pyro_nas.evidence.sites import device_of, sample_sites
 from pyro_nas.models.guides import Draws, Guide, is_real, key_of
 from pyro_nas.models.model import Model
 from pyro_nas.models.splines import Shrinkage, b_splines
-from pyro_nas.sites import device_of, sample_sites
 
 
 class Hypernetwork(nn.Module):

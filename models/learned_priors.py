@@ -15,8 +15,8 @@ from pyro.distributions import Normal
 from torch import nn
 
 from pyro_nas import checks
+from pyro_nas.evidence.packing import Packing
 from pyro_nas.models.priors import Scale, WeightPrior, checked_scale, group_numbers, scale_vector
-from pyro_nas.packing import Packing
 
 PER = ("all", "tensor", "input", "weight", "primitive")
 PRIMITIVE = re.compile(r"(.*\.)?(edges\.\d+-\d+\.[^.]+|aggregations\.\d+)(?=\.)")  # the innermost, in nested spaces

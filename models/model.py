@@ -21,15 +21,15 @@ from torch import nn
 from torch.func import functional_call
 
 from pyro_nas import checks
-from pyro_nas.models.costs import Cost
+from pyro_nas.evidence.packing import Packing
+from pyro_nas.evidence.particles import Dealt, run_particles
+from pyro_nas.evidence.sites import COMPLEXITY, sample_sites
+from pyro_nas.graph.network import Network
+from pyro_nas.graph.space import Choices, Space
+from pyro_nas.models.cost_factors import Cost
 from pyro_nas.models.likelihoods import Likelihood, categorical
 from pyro_nas.models.priors import WeightPrior, normal
 from pyro_nas.models.structures import StructurePrior, check_temperature, gumbel_softmax
-from pyro_nas.network import Network
-from pyro_nas.packing import Packing
-from pyro_nas.particles import Dealt, run_particles
-from pyro_nas.sites import COMPLEXITY, sample_sites
-from pyro_nas.space import Choices, Space
 
 Inputs = torch.Tensor | tuple[torch.Tensor, ...]
 
@@ -48,7 +48,7 @@ class Model(nn.Module):
     ``weights`` is a weight prior, ``structure`` a structure prior, ``likelihood`` the law of y given the outputs,
     ``num_data`` the number N of data: a batch of n counts N/n times. ``complexity`` is λ > 0, or its prior: then λ is
     the site "complexity". ``point_estimates`` are patterns (fnmatch) of parameters without a prior; those of batch
-    normalisation never have one. ``cost``, one of models.costs, is what Γ pays. Sites: "weights" (or what the prior
+    normalisation never have one. ``cost``, one of models.cost_factors, is what Γ pays. Sites: "weights" (or what the prior
     draws) and the space's structure sites.
 
     ``temperature`` and ``complexity`` may be changed between steps.
@@ -74,7 +74,7 @@ class Model(nn.Module):
         if likelihood is not None and not isinstance(likelihood, Likelihood):
             raise TypeError(f"likelihood: expected one of models.likelihoods, got {checks.describe(likelihood)}.")
         if cost is not None and not isinstance(cost, Cost):
-            raise TypeError(f"cost: expected one of models.costs, got {checks.describe(cost)}.")
+            raise TypeError(f"cost: expected one of models.cost_factors, got {checks.describe(cost)}.")
         if isinstance(point_estimates, str):
             raise TypeError(f"point_estimates: expected a list of patterns, got {point_estimates!r}. Put it in a list.")
         self.space, self.num_data = space, checks.integer("num_data", num_data, low=1)

@@ -17,9 +17,9 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import nn
 
 from pyro_nas import checks
+from pyro_nas.evidence.packing import Packing
 from pyro_nas.models.distributions import LogInterval
 from pyro_nas.models.normals import FixedNormal
-from pyro_nas.packing import Packing
 
 Draw = Callable[[], dict[str, torch.Tensor]]
 WeightPrior = Callable[[Packing], Draw]

@@ -14,8 +14,8 @@ from pyro.distributions import Bernoulli, Dirichlet, OneHotCategorical
 from pyro.distributions.torch_distribution import TorchDistribution
 
 from pyro_nas import checks
+from pyro_nas.graph.space import Choices, Restriction
 from pyro_nas.models.distributions import GumbelSoftmax, RelaxedBernoulli, StraightThrough
-from pyro_nas.space import Choices, Restriction
 
 Probabilities = Sequence[float] | torch.Tensor | Mapping[str, "Sequence[float] | torch.Tensor"] | None
 TEMPERATURES = (0.01, 1000.0)

@@ -31,20 +31,21 @@ from pyro import poutine
 from scipy.stats import spearmanr
 
 from pyro_nas import Space, by_edge, choice_probabilities, derive, draw, edge_entropies, predict
-from pyro_nas.batch_normalization import recalibrated
-from pyro_nas.comparison import sizes_of
-from pyro_nas.comparison_report import tables
-from pyro_nas.costs import measure, total_cost
-from pyro_nas.curvature import compare_expectations, hessian_trace, rademacher
 from pyro_nas.data import load
-from pyro_nas.export import export
+from pyro_nas.graph.costs import measure, total_cost
+from pyro_nas.graph.families import cell_spaces
+from pyro_nas.graph.primitives import dense, flatten
 from pyro_nas.inference import adam, bilevel, delayed, one_cycle, schedules, svi
-from pyro_nas.models import Model, cell_spaces, costs, guides, hypernets, priors, structures
-from pyro_nas.plots import plot_architecture
-from pyro_nas.posterior import evaluation_mode, mean_draw
-from pyro_nas.primitives import dense, flatten
-from pyro_nas.robustness import robustness_curves
-from pyro_nas.study_plots import plot_points, plot_robustness
+from pyro_nas.models import Model, cost_factors, guides, hypernets, priors, structures
+from pyro_nas.reading.batch_normalization import recalibrated
+from pyro_nas.reading.curvature import compare_expectations, hessian_trace, rademacher
+from pyro_nas.reading.export import export
+from pyro_nas.reading.plots import plot_architecture
+from pyro_nas.reading.posterior import evaluation_mode, mean_draw
+from pyro_nas.reading.robustness import robustness_curves
+from pyro_nas.studies.compare.command import sizes_of
+from pyro_nas.studies.compare.report import tables
+from pyro_nas.studies.plots import plot_points, plot_robustness
 
 data = load("digits", valid_fraction=0.5)
 names = ("max pool", "average pool", "skip", "convolution 1", "convolution 3", "single separable 3")
@@ -206,7 +207,7 @@ with tempfile.TemporaryDirectory() as folder:
 # %%
 latency = measure(space, x[:64])
 uniform = {site: torch.full(choices.shape, 1 / choices.shape[1]) for site, choices in space.choices().items()}
-price = costs.multiplicative(latency, alpha=float(latency(uniform).log() ** -10), beta=10)
+price = cost_factors.multiplicative(latency, alpha=float(latency(uniform).log() ** -10), beta=10)
 _, paying = search(structures.gumbel_softmax(), mean_field, price, **annealed)
 chosen = {
     name: {site: torch.eye(table.shape[1])[table.argmax(-1)] for site, table in found.items()}
@@ -249,7 +250,7 @@ front = Model(
     weights=priors.normal(priors.fan_in()),
     structure=structures.gumbel_softmax(0.5),
     complexity=priors.log_uniform(0.001, 1.0),
-    cost=costs.additive(table, strength=0.1),
+    cost=cost_factors.additive(table, strength=0.1),
 )
 torch.manual_seed(0)
 hypernet = hypernets.Spline(guides.MeanField(front, 0.02))

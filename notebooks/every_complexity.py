@@ -23,15 +23,15 @@ from pathlib import Path
 import torch
 from pyro import poutine
 
-from pyro_nas import Space, choice_probabilities, complexity_report, edge_entropies, predict
+from pyro_nas import Space, choice_probabilities, edge_entropies, predict
 from pyro_nas.data import load
 from pyro_nas.evidence import evaluate
+from pyro_nas.graph.primitives import dense, flatten
 from pyro_nas.inference import adam, one_cycle, svi
 from pyro_nas.models import Model, guides, hypernets, priors, structures
-from pyro_nas.posterior import mean_draw
-from pyro_nas.primitives import dense, flatten
-from pyro_nas.pruning import moments, pruning_curve, relative_density
-from pyro_nas.study_plots import plot_complexity, plot_pruning
+from pyro_nas.reading.posterior import mean_draw
+from pyro_nas.reading.pruning import moments, pruning_curve, relative_density
+from pyro_nas.studies.plots import plot_complexity, plot_pruning
 
 # %% [markdown]
 # ## A model in which λ has a prior
@@ -162,7 +162,7 @@ figure = pruning(paper["rows"])
 # input's range, where single runs differ by 0.04 (sd). *direct* at λ = 1, stability: single runs differ by 0.14 there.
 
 # %%
-print(complexity_report.tables(paper["rows"], published=True))
+print(report.tables(paper["rows"], published=True))
 
 # %% [markdown]
 # And the spline hypernetwork beside the best direct training we have, eight runs:

@@ -30,26 +30,17 @@ from sklearn.datasets import load_diabetes
 
 from pyro_nas import Space, draw, inference, models
 from pyro_nas.__main__ import main
-from pyro_nas.conjugate import LinearRegression
 from pyro_nas.evidence import evaluate
-from pyro_nas.evidence_examples import logistic
-from pyro_nas.importance import weigh
-from pyro_nas.inference import (
-    adam,
-    cross_validation,
-    empirical_bayes,
-    kronecker,
-    one_cycle,
-    svi,
-    tempering,
-    trajectory,
-)
+from pyro_nas.graph.families.polynomials import features, polynomials
+from pyro_nas.graph.primitives import dense, skip
+from pyro_nas.inference import adam, cross_validation, empirical_bayes, kronecker, one_cycle, svi, tempering, trajectory
 from pyro_nas.models import Model, guides, likelihoods, priors
 from pyro_nas.models.learned_priors import learned_normal
-from pyro_nas.models.polynomials import features, polynomials
-from pyro_nas.posterior import each_draw
-from pyro_nas.primitives import dense, skip
-from pyro_nas.study_plots import plot_evidence
+from pyro_nas.reading.conjugate import LinearRegression
+from pyro_nas.reading.importance import weigh
+from pyro_nas.reading.posterior import each_draw
+from pyro_nas.studies.evidence.examples import logistic
+from pyro_nas.studies.plots import plot_evidence
 
 warnings.filterwarnings("ignore", message="`torch.jit.script`")  # of laplace-torch
 

@@ -22,10 +22,10 @@ import torch
 
 from pyro_nas import Space, by_edge, choice_probabilities, derive, draw, edge_entropies, predict, to_arviz
 from pyro_nas.data import load
+from pyro_nas.graph.primitives import dense, flatten
 from pyro_nas.inference import adam, bilevel, delayed, svi
 from pyro_nas.models import Model, guides, priors, structures
-from pyro_nas.plots import plot_architecture, plot_history, plot_structure
-from pyro_nas.primitives import dense, flatten
+from pyro_nas.reading.plots import plot_architecture, plot_history, plot_structure
 
 # %% [markdown]
 # ## A space

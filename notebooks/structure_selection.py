@@ -26,18 +26,19 @@ import pyro.distributions as dist
 import torch
 
 from pyro_nas import Space, choice_probabilities, draw, predict
-from pyro_nas.conjugate import LinearRegression
-from pyro_nas.enumeration import all_structures
 from pyro_nas.evidence import evaluate
-from pyro_nas.importance import structure_probabilities, weigh
+from pyro_nas.graph.enumeration import all_structures
+from pyro_nas.graph.families.bayesian_network import arrows, bayesian_network
+from pyro_nas.graph.families.branches import branches, branches_data
+from pyro_nas.graph.families.polynomials import features, polynomials
+from pyro_nas.graph.families.superposition import superposition
 from pyro_nas.inference import adam, distinct, one_cycle, sampling, svi
-from pyro_nas.models import Model, buffet, costs, guides, likelihoods, priors, structures
-from pyro_nas.models.bayesian_network import arrows, bayesian_network
-from pyro_nas.models.families import branches, branches_data
-from pyro_nas.models.polynomials import features, polynomials
-from pyro_nas.models.superposition import EveryStructure, superposition
-from pyro_nas.prior_plots import CORNERS, plot_cube, plot_simplex
-from pyro_nas.statistical_complexity import complexities
+from pyro_nas.models import Model, buffet, cost_factors, guides, likelihoods, priors, structures
+from pyro_nas.models.every_structure import EveryStructure
+from pyro_nas.reading.conjugate import LinearRegression
+from pyro_nas.reading.importance import structure_probabilities, weigh
+from pyro_nas.reading.prior_plots import CORNERS, plot_cube, plot_simplex
+from pyro_nas.reading.statistical_complexity import complexities
 
 # %% [markdown]
 # ## Priors of γ
@@ -134,7 +135,7 @@ def build(table):
     torch.manual_seed(0)
     model = Model(
         branches(), num_data=len(y), structure=structures.gumbel_softmax(0.5), likelihood=likelihoods.gaussian(0.5),
-        cost=costs.additive(table, float(len(y))),
+        cost=cost_factors.additive(table, float(len(y))),
     )  # fmt: skip
     return model, guides.MeanField(model)
 

@@ -5,26 +5,20 @@ Pyro model. ``pyro_nas`` draws the graph and reads the posterior, ``pyro_nas.mod
 ``pyro_nas.inference`` the procedures.
 """
 
-from pathlib import Path
-
 import pyro
-
-_checkout = Path(__file__).resolve().parent.parent
-if (_checkout / "pyproject.toml").exists():  # run from a checkout: models/ and inference/ lie beside this folder
-    __path__.append(str(_checkout))
 
 pyro.settings.set(module_local_params=True)  # parameters live in their guide, never in the global store
 
-from pyro_nas.arviz_export import to_arviz  # noqa: E402
-from pyro_nas.derivation import derive  # noqa: E402
-from pyro_nas.evidence import Evidence  # noqa: E402
-from pyro_nas.network import Network  # noqa: E402
-from pyro_nas.posterior import draw, predict  # noqa: E402
-from pyro_nas.primitives import Primitive, primitive  # noqa: E402
-from pyro_nas.space import Space  # noqa: E402
-from pyro_nas.space_files import read_space, write_space  # noqa: E402
-from pyro_nas.structure_posterior import by_edge, choice_probabilities, edge_entropies, probable_structures  # noqa: E402
-from pyro_nas.terms import Terms  # noqa: E402
+from pyro_nas.evidence import Evidence
+from pyro_nas.evidence.terms import Terms
+from pyro_nas.graph.derivation import derive
+from pyro_nas.graph.network import Network
+from pyro_nas.graph.primitives import Primitive, primitive
+from pyro_nas.graph.space import Space
+from pyro_nas.graph.space_files import read_space, write_space
+from pyro_nas.reading.arviz_export import to_arviz
+from pyro_nas.reading.posterior import draw, predict
+from pyro_nas.reading.structure_posterior import by_edge, choice_probabilities, edge_entropies, probable_structures
 
 __all__ = [
     "Evidence",

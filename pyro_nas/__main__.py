@@ -12,29 +12,32 @@ import torch
 from jsonargparse import auto_cli
 from torch import nn
 
-from pyro_nas import checks, inference, models, plots
-from pyro_nas.arviz_export import to_arviz
-from pyro_nas.comparison import comparison
-from pyro_nas.complexity_study import study
+from pyro_nas import checks, inference, models
 from pyro_nas.data import Batches, Labelled, Split, load
-from pyro_nas.derivation import derive
 from pyro_nas.evidence import evaluate
-from pyro_nas.evidence_study import evidence_study
+from pyro_nas.files import state_of
+from pyro_nas.graph.derivation import derive
+from pyro_nas.graph.families import zoo
+from pyro_nas.graph.space import Space
+from pyro_nas.graph.space_files import read_space, to_dict
 from pyro_nas.inference import NonFiniteLoss, adam, bilevel, delayed, one_cycle, schedules, svi
 from pyro_nas.inference.options import Options
-from pyro_nas.metrics import classification_metrics
-from pyro_nas.models import Model, guides, priors, structures, zoo
-from pyro_nas.posterior import draw, predict
-from pyro_nas.ranking import ranking
-from pyro_nas.runs import RunFolder, state_of
-from pyro_nas.space import Space
-from pyro_nas.space_files import read_space, to_dict
-from pyro_nas.structure_posterior import by_edge, choice_probabilities, edge_entropies, probable_structures
+from pyro_nas.models import Model, guides, priors, structures
+from pyro_nas.reading import plots
+from pyro_nas.reading.arviz_export import to_arviz
+from pyro_nas.reading.metrics import classification_metrics
+from pyro_nas.reading.posterior import draw, predict
+from pyro_nas.reading.structure_posterior import by_edge, choice_probabilities, edge_entropies, probable_structures
+from pyro_nas.studies.compare.command import comparison
+from pyro_nas.studies.complexity.command import study
+from pyro_nas.studies.evidence.command import evidence_study
+from pyro_nas.studies.rank import ranking
+from pyro_nas.studies.run_folder import RunFolder
 
 INITIAL_SCALE = 0.02
 GUIDES: dict[str, Callable[[Model], guides.Guide]] = {
     "mean_field": lambda model: guides.MeanField(model, INITIAL_SCALE),
-    "low_rank": lambda model: guides.LowRank(model, initial_scale=INITIAL_SCALE),
+    "low_rank": lambda model: guides.LowRankNormal(model, initial_scale=INITIAL_SCALE),
     "point_mass": guides.PointMass,
     "point_weights": guides.PointWeights,
     "structure_conditioned": lambda model: guides.StructureConditioned(model, initial_scale=INITIAL_SCALE),

@@ -25,11 +25,11 @@ from torch import nn
 from torch.nn import functional
 
 from pyro_nas import Evidence, Space
+from pyro_nas.graph.primitives import dense
 from pyro_nas.inference import adam
 from pyro_nas.inference.options import Options
 from pyro_nas.inference.stepper import Stepper
 from pyro_nas.models import Model, guides, hypernets, priors
-from pyro_nas.primitives import dense
 
 TWO, TWENTY = [784, 100, 10], [784] + [100] * 19 + [10]
 STEPS, WARM, PRIOR, NUM_DATA, LR = 400, 40, 0.1, 60_000, 1e-3

@@ -19,10 +19,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pyro_nas.graph.families import cell_spaces
 from pyro_nas.inference import adam
 from pyro_nas.inference.options import Options
 from pyro_nas.inference.stepper import Stepper
-from pyro_nas.models import Model, cell_spaces, guides, structures
+from pyro_nas.models import Model, guides, structures
 
 CHANNELS, CELLS, NODES, BATCH, SIDE = 16, 3, 2, 64, 28
 STEPS, WARM = 20, 3

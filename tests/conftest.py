@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pyro_nas import Space
-from pyro_nas.primitives import dense, skip
+from pyro_nas.graph.primitives import dense, skip
 
 torch.set_num_threads(1)  # the tensors here are small
 

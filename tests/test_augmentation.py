@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_nas import Space
 from pyro_nas.augmentation import augmented, compose, cutout, mirror, shift
+from pyro_nas.files import state_of
+from pyro_nas.graph.primitives import dense, flatten
 from pyro_nas.inference import adam, bilevel, svi
 from pyro_nas.models import Model, guides
-from pyro_nas.primitives import dense, flatten
-from pyro_nas.runs import state_of
 
 SPACE = Space({(0, 1): {"flatten": flatten()}, (1, 2): {"tanh": dense(64, 2, "tanh"), "linear": dense(64, 2)}})
 

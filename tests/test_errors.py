@@ -17,10 +17,11 @@ from torch import nn
 from pyro_nas import Evidence, Network, Space, derive, probable_structures, to_arviz
 from pyro_nas.__main__ import main
 from pyro_nas.data import load
+from pyro_nas.graph.families import zoo
+from pyro_nas.graph.primitives import convolution, dense, skip
 from pyro_nas.inference import adam, bilevel, clipped, delayed, one_cycle, schedules, svi
-from pyro_nas.models import Model, guides, hypernets, likelihoods, priors, structures, zoo
-from pyro_nas.primitives import convolution, dense, skip
-from pyro_nas.pruning import masks, moments
+from pyro_nas.models import Model, guides, hypernets, likelihoods, priors, structures
+from pyro_nas.reading.pruning import masks, moments
 
 X, Y = torch.arange(36.0).view(12, 3) / 36, torch.tensor([0, 1] * 6)
 NAN = X.clone()
@@ -130,7 +131,7 @@ BAD = {
     "patterns as text": (lambda: model(point_estimates="edges.*"), "point_estimates", "list"),
     "guide of no model": (lambda: guides.MeanField(nn.Linear(1, 1)), "model", "Linear"),
     "initial scale": (lambda: guides.MeanField(model(), initial_scale=0.0), "initial_scale", "0.0"),
-    "rank": (lambda: guides.LowRank(model(), rank=0), "rank", "0"),
+    "rank": (lambda: guides.LowRankNormal(model(), rank=0), "rank", "0"),
     # data
     "label too large": (lambda: fit(y=Y + 1), "y", "from 1 to 2"),
     "label negative": (lambda: fit(y=Y - 1), "y", "from -1 to 0"),

@@ -1,0 +1,1 @@
+"""Families: spaces ready to search, each a function of its sizes."""

@@ -1,0 +1,165 @@
+"""Network: the deterministic function of a space, its inputs, a structure, and its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pyro_nas.checks import describe
+from pyro_nas.graph.space import AGGREGATIONS, Edge, Factory, Space, Structure
+
+
+class Network(nn.Module):
+    """f(x; w, Γ) of a space: every primitive at every position, built once, with its own parameters.
+
+    Called as ``network(*inputs, structure=structure)``, where ``structure`` maps each site of ``space.choices()``
+    to γ of shape (edge, choice), or (batch, edge, choice) where each example has its own. A primitive whose weight
+    is exactly 0 is not run, unless ``skip_zeros`` is off: under ``torch.vmap``, which has no values to look at, it
+    must be.
+    """
+
+    def __init__(self, space: Space):
+        super().__init__()
+        self.space = space
+        self.edges = nn.ModuleDict()
+        self._primitives: dict[Edge, tuple[nn.Module, ...]] = {}
+        for edge, primitives in space.edges.items():
+            built = {name: _build(f"edges[{edge}][{name!r}]", factory) for name, factory in primitives.items()}
+            self._primitives[edge] = tuple(built.values())
+            escaped = {_escape(name): module for name, module in built.items()}
+            if len(escaped) < len(built):
+                raise ValueError(f"edges[{edge}]: expected primitives with distinct names, got {list(built)}.")
+            self.edges[_key(edge)] = nn.ModuleDict(escaped)
+        self.aggregations = nn.ModuleDict(
+            {
+                str(vertex): _build(f"aggregations[{vertex}]", factory)
+                for vertex, factory in space.aggregations.items()
+                if not isinstance(factory, str)
+            }
+        )
+        self._parents = {v: space.parents(v) for v in space.vertices if v not in space.inputs}
+        self._output = space.output
+        self._rows = {
+            edge: (choices.site, row) for choices in space.own_choices() for row, edge in enumerate(choices.edges)
+        }
+        self._sites = list(dict.fromkeys(site for site, _ in self._rows.values()))
+
+    def forward(
+        self, *inputs: torch.Tensor, structure: Structure | None = None, skip_zeros: bool = True
+    ) -> torch.Tensor:
+        """Return f(x; w, Γ)."""
+        structure = {} if structure is None else structure
+        if len(inputs) != len(self.space.inputs):
+            raise ValueError(f"inputs: expected {len(self.space.inputs)} tensors, got {len(inputs)}.")
+        missing = [site for site in self._sites if site not in structure]
+        if missing:
+            raise ValueError(f"structure: expected a value for the sites {missing}, got {list(structure)}.")
+        hard = {site: _used(structure[site]).tolist() for site in self._sites} if skip_zeros else {}
+        call = _Call(structure, skip_zeros, hard)
+        laid_out = map(_channels_last, inputs) if skip_zeros else inputs  # torch.vmap has no memory formats
+        values = dict(zip(self.space.inputs, laid_out, strict=True))
+        for vertex, parents in self._parents.items():
+            found = [self._edge((parent, vertex), values[parent], call) for parent in parents]
+            incoming = [value for value in found if value is not None]
+            if not incoming:  # an empty sum is zero, and its shape is that of a primitive's output
+                edge = (parents[0], vertex)
+                incoming = [call.run(self._primitives[edge][0], (values[parents[0]],)) * 0]
+            values[vertex] = self._aggregate(vertex, parents, incoming, call)
+        return values[self._output]
+
+    def keeps_statistics(self) -> bool:
+        """Whether a module counts what it has seen, as batch normalisation does."""
+        kinds = (part for part in self.modules() if isinstance(part, nn.modules.batchnorm._NormBase))
+        return any(part.track_running_stats for part in kinds)
+
+    def _edge(self, edge: Edge, x: torch.Tensor, call: _Call) -> torch.Tensor | None:
+        """Return ⟨γ, g(x)⟩ of one edge, None for a zero that a sum may leave out."""
+        modules = self._primitives[edge]
+        if edge not in self._rows:
+            return call.run(modules[0], (x,))
+        site, row = self._rows[edge]
+        weights = call.hard[site][row] if call.skip_zeros else [1.0] * len(modules)
+        running = [k for k, weight in enumerate(weights) if weight != 0.0]
+        if not running and self.space.aggregations.get(edge[1], "sum") == "sum":
+            return None
+        running = running or [0]  # all weights are zero, and the vertex needs the shape
+        outputs = [call.run(modules[k], (x,)) for k in running]
+        if len({output.shape for output in outputs}) > 1:
+            names = list(self.space.edges[edge])
+            shapes = {names[k]: tuple(output.shape) for k, output in zip(running, outputs, strict=True)}
+            raise ValueError(
+                f"edges[{edge}]: expected primitives with outputs of one shape, got {shapes}. "
+                "Give the primitives the same number of features and the same stride."
+            )
+        gamma = call.structure[site][..., row, :]
+        parts = [output * _against(gamma[..., k], output) for k, output in zip(running, outputs, strict=True)]
+        return AGGREGATIONS["sum"](parts)
+
+    def _aggregate(self, vertex: int, parents: list[int], incoming: list[torch.Tensor], call: _Call) -> torch.Tensor:
+        if str(vertex) in self.aggregations:
+            return call.run(self.aggregations[str(vertex)], tuple(incoming))
+        name = self.space.aggregations.get(vertex, "sum")
+        shapes = [tuple(value.shape) for value in incoming]
+        if name != "concatenation" and len(set(shapes)) > 1:
+            raise ValueError(
+                f"aggregations[{vertex}]: expected values of one shape to take the {name} of, "
+                f"got {shapes} from the parents {parents}. Match the features or use 'concatenation'."
+            )
+        assert isinstance(name, str)
+        if name == "concatenation" and call.skip_zeros:
+            for value in incoming:
+                if value.requires_grad:  # its gradient would be a slice, for which batch normalisation is slow
+                    value.register_hook(_channels_last)
+        return AGGREGATIONS[name](incoming)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A structure, and its values where zeros are skipped."""
+
+    structure: Structure
+    skip_zeros: bool
+    hard: Mapping[str, list[list[float]]]
+
+    def run(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """Run a module; a nested network with the same structure."""
+        if isinstance(module, Network):
+            return module(*inputs, structure=self.structure, skip_zeros=self.skip_zeros)
+        return module(*inputs)
+
+
+def _used(gamma: torch.Tensor) -> torch.Tensor:
+    """Return γ, (edge, choice), or where examples have their own, what is 0 only where all of theirs are."""
+    return gamma.detach() if gamma.dim() == 2 else gamma.detach().abs().amax(0)
+
+
+def _against(weight: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Return one weight, or (batch,) of them, so that it multiplies outputs (batch, …)."""
+    return weight if weight.dim() == 0 else weight.view(-1, *[1] * (output.dim() - 1))
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Return images in the memory format in which convolution and pooling are fastest."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def _build(where: str, factory: Factory) -> nn.Module:
+    module = Network(factory) if isinstance(factory, Space) else factory()
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{where}: expected a factory of torch.nn.Module, got one of {describe(module)}.")
+    return module
+
+
+def _key(edge: Edge) -> str:
+    return f"{edge[0]}-{edge[1]}"
+
+
+_RESERVED = nn.ModuleDict()
+
+
+def _escape(name: str) -> str:
+    """Return a name that a module may have: without dots, and unlike the methods of ModuleDict."""
+    return name.replace(".", "/") + ("_" if hasattr(_RESERVED, name) else "")

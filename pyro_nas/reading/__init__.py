@@ -1,0 +1,1 @@
+"""Reading: what is read off a posterior, given a guide or draws of it."""

@@ -1,0 +1,105 @@
+"""Batch normalisation: running statistics recomputed for the draws that a model is evaluated at.
+
+A fit's running statistics average over all structures and weights that it drew. A supernet of shared weights at one
+structure, or a posterior mean, is another network, whose layers see other inputs (Guo et al. 2020, "Single path
+one-shot", §3.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from pyro import poutine
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pyro_nas.checks import describe
+from pyro_nas.data import Pair
+from pyro_nas.evidence.sites import COMPLEXITY, sample_sites
+from pyro_nas.reading.posterior import each_draw, evaluation_mode
+
+Draws = Mapping[str, torch.Tensor]
+
+
+def recalibrate(model: nn.Module, draws: Draws, batches: Pair | Iterable[Pair]) -> None:
+    """Set the running statistics of batch normalisation to those that the data have under ``draws``.
+
+    The running mean becomes (1/B) Σ_b mean of batch b, the running variance (1/B) Σ_b variance of batch b, unbiased,
+    over all batches under all draws, {site: (draw, …)}; one draw gives the statistics of one network. ``batches``: (x,
+    y) or what yields such pairs; y is not used. Layers that no draw runs keep what they have. Nothing else changes:
+    other layers are in evaluation mode, and modes and the random state are as before.
+
+    Raises ValueError, and changes nothing, where ``draws`` lack a latent site or there are no batches.
+    """
+    layers = _layers(model)
+    if not layers:
+        return
+    separate = each_draw(draws)
+    with _restored(layers), _counting(model, layers):
+        count = 0
+        for x, _ in [batches] if isinstance(batches, tuple) else batches:
+            count += 1
+            for one in separate:
+                sites = sample_sites(poutine.condition(model, data=one), (x,))
+                missing = [name for name, site in sites.items() if not site["is_observed"]]
+                missing = [name for name in missing if name not in ("y", COMPLEXITY)]
+                if missing:
+                    raise ValueError(f"draws: expected the model's latent sites, got {list(draws)}; missing {missing}.")
+        found = [(layer, _copied(layer)) for layer in layers if layer.num_batches_tracked]
+    if not count:
+        raise ValueError("batches: expected a batch or more, got none.")
+    for layer, statistics in found:
+        _set(layer, statistics)
+
+
+@contextmanager
+def recalibrated(model: nn.Module, draws: Draws, batches: Pair | Iterable[Pair]) -> Iterator[None]:
+    """Within the context running statistics are those of ``recalibrate``, after it what they were before."""
+    with _restored(_layers(model)):
+        recalibrate(model, draws, batches)
+        yield
+
+
+def _layers(model: nn.Module) -> list[_BatchNorm]:
+    """Return the layers of batch normalisation that keep running statistics."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a Model or another torch.nn.Module, got {describe(model)}.")
+    return [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+
+
+@contextmanager
+def _counting(model: nn.Module, layers: list[_BatchNorm]) -> Iterator[None]:
+    """Have the layers average over all that they see; afterwards modes and the random state are as they were."""
+    momenta = [layer.momentum for layer in layers]
+    with torch.no_grad(), torch.random.fork_rng(), poutine.block(), evaluation_mode(model):
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None
+            layer.train()
+        try:
+            yield
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum
+
+
+@contextmanager
+def _restored(layers: list[_BatchNorm]) -> Iterator[None]:
+    """Set the layers' statistics to what they were, at the end."""
+    before = [_copied(layer) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, statistics in zip(layers, before, strict=True):
+            _set(layer, statistics)
+
+
+def _copied(layer: _BatchNorm) -> list[torch.Tensor]:
+    return [buffer.clone() for buffer in layer.buffers(recurse=False)]
+
+
+def _set(layer: _BatchNorm, statistics: list[torch.Tensor]) -> None:
+    for buffer, value in zip(layer.buffers(recurse=False), statistics, strict=True):
+        buffer.copy_(value)

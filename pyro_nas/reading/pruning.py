@@ -1,0 +1,110 @@
+"""Pruning: which weights a posterior can do without, and what is left of the accuracy.
+
+Scores are functions of a guide, masks of scores, and masks are applied to draws; nothing is trained again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from pyro.distributions import Independent
+
+from pyro_nas import checks
+from pyro_nas.evidence.packing import Packing
+from pyro_nas.evidence.sites import sample_sites
+from pyro_nas.reading.posterior import predict
+
+Tensors = Mapping[str, torch.Tensor]
+LEVELS = tuple(level / 10 for level in range(10))
+
+
+def moments(guide: Callable[..., Any], packing: Packing, *args: Any) -> tuple[Tensors, Tensors]:
+    """Return mean μ and standard deviation σ of each weight under a guide, {name: tensor} each.
+
+    Raises ValueError for a guide that does not draw the packed site "weights" from a law with these moments, one and
+    the same whatever it draws for other sites.
+    """
+    with torch.no_grad(), torch.random.fork_rng():
+        runs = [sample_sites(guide, args) for _ in range(2)]
+    if "weights" not in runs[0]:
+        raise ValueError(f"guide: expected one that draws the packed site 'weights', got one of {sorted(runs[0])}.")
+    laws = [run["weights"]["fn"] for run in runs]
+    law, other = (law.base_dist if isinstance(law, Independent) else law for law in laws)
+    sd = law.variance.sqrt()
+    same = torch.equal(law.mean, other.mean) and torch.equal(law.variance, other.variance)
+    if not same or not bool(((sd > 0) & sd.isfinite()).all()):
+        raise ValueError(
+            f"guide: expected a law of the weights with a mean and a spread of its own, got {type(law).__name__}, "
+            "without a spread, or different from run to run. Use guides.MeanField or guides.LowRankNormal."
+        )
+    return packing.unpack(law.mean.detach()), packing.unpack(sd.detach())
+
+
+def relative_density(mean: Tensors, sd: Tensors) -> dict[str, torch.Tensor]:
+    """Return log ρ = −μ²/2σ² of each weight: the log-density at zero, relative to the mode (Graves 2011).
+
+    In logs, since ρ itself underflows where a weight matters.
+    """
+    return {name: -0.5 * (mean[name] / sd[name]).square() for name in mean}
+
+
+def masks(scores: Tensors, fraction: float, scope: str = "layer", biases: bool = False) -> dict[str, torch.Tensor]:
+    """Return which weights to keep when the ``fraction`` with the highest scores goes, {name: booleans}.
+
+    ``scope``: the fraction is taken within each "layer" (tensor), or over all, "global". Biases (tensors of less than
+    two axes) stay unless ``biases``. The number pruned is rounded down; among equal scores the first ones go.
+    """
+    checks.number("fraction", fraction, low=0, high=1)
+    checks.one_of("scope", scope, ["layer", "global"])
+    chosen = {name: score for name, score in scores.items() if biases or score.dim() > 1}
+    kept = {name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()}
+    groups = [[name] for name in chosen] if scope == "layer" else [list(chosen)]
+    for group in filter(None, groups):
+        flat = torch.cat([chosen[name].flatten() for name in group])
+        keep = torch.ones_like(flat, dtype=torch.bool)
+        keep[flat.sort(descending=True, stable=True).indices[: int(fraction * len(flat) + 1e-9)]] = False
+        for name, part in zip(group, keep.split([chosen[name].numel() for name in group]), strict=True):
+            kept[name] = part.view_as(chosen[name])
+    return kept
+
+
+def prune(draws: Tensors, keep: Tensors, packing: Packing) -> dict[str, torch.Tensor]:
+    """Return draws, {site: (draw, …)}, with the weights that are not kept set to zero."""
+    return {**draws, "weights": draws["weights"] * packing.pack(keep)}
+
+
+def pruning_curve(
+    model: Any,
+    draws: Tensors,
+    scores: Tensors,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    levels: Sequence[float] = LEVELS,
+    **options: Any,
+) -> list[float]:
+    """Return the accuracy on (x, y) of the predictive mean of ``draws`` after pruning to each level.
+
+    ``options`` are those of ``masks``. The draw at the posterior means alone gives the network at the means.
+    """
+    packing = model.packing
+    return [
+        float(
+            (predict(model, prune(draws, masks(scores, level, **options), packing), x).argmax(-1) == y).double().mean()
+        )
+        for level in levels
+    ]
+
+
+def stability(curve: Sequence[float]) -> float:
+    """Return S = accuracy unpruned / accuracy after pruning most (hypernetwork paper, §4): 1 is perfectly stable."""
+    return curve[0] / max(curve[-1], 1e-12)
+
+
+def parametric_complexity(mean: Tensors, sd: Tensors) -> float:
+    """Return min over h of KL(q ‖ p(· | h)) in nats for zero-mean normal priors of free variance per weight.
+
+    ½ Σ log(1 + μ²/σ²), attained at the variance μ² + σ² (structure-selection lecture, parametric complexity).
+    """
+    return float(sum(0.5 * (mean[name] / sd[name]).square().double().log1p().sum() for name in mean))

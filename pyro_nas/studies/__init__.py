@@ -1,0 +1,1 @@
+"""Studies: the commands, each a question asked of this package. The only wing that imports models and inference."""

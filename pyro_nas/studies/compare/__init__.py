@@ -1,0 +1,1 @@
+"""``pyro-nas compare``: search methods at an equal budget."""

@@ -1,0 +1,1 @@
+"""``pyro-nas complexity``: every λ from one training."""

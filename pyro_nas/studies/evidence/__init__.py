@@ -1,0 +1,1 @@
+"""``pyro-nas evidence``: several ways to the evidence, beside its exact value."""

@@ -1,0 +1,321 @@
+"""NUTS and tempered sampling against closed forms: moments, evidence, structures that the data say nothing about."""
+
+import dataclasses
+import math
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+from pyro_nas import Space, predict, to_arviz
+from pyro_nas.graph.primitives import dense, skip
+from pyro_nas.inference import sampling, tempering
+from pyro_nas.models import Model, likelihoods, priors, structures
+from pyro_nas.reading.arviz_export import az
+from pyro_nas.reading.conjugate import LinearRegression
+
+N, D, NOISE, PRIOR = 20, 2, 0.7, 0.4
+WIDE = 1.0  # a wider prior: more to integrate over
+
+
+@pytest.fixture(scope="module")
+def regression():
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(N, D, generator=generator) @ torch.tensor([[1.0, 0.4], [0.0, 1.0]])
+    return x, x @ torch.tensor([[0.9], [-0.6]]) + NOISE * torch.randn(N, 1, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def exact(regression):
+    return LinearRegression(regression[0], regression[1][:, 0], NOISE, PRIOR)
+
+
+@pytest.fixture(scope="module")
+def line(regression):
+    """The same with its first feature alone."""
+    return regression[0][:, :1], regression[1]
+
+
+@pytest.fixture(scope="module")
+def vague(line):
+    return LinearRegression(line[0], line[1][:, 0], NOISE, WIDE)
+
+
+def by_hand(x, y, prior=PRIOR):
+    """A Pyro model that is none of ours."""
+    w = pyro.sample("w", dist.Normal(0.0, prior).expand([x.shape[1]]).to_event(1))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(x @ w, NOISE), obs=y[:, 0])
+
+
+def build(complexity=1.0, num_data=N):
+    return Model(
+        Space({(0, 1): {"linear": partial(nn.Linear, D, 1, bias=False)}}),
+        num_data=num_data,
+        weights=priors.normal(PRIOR),
+        likelihood=likelihoods.gaussian(NOISE, learn=False),
+        complexity=complexity,
+    )
+
+
+def check_moments(chains, site, mean, second):
+    """Hold mean and mean square of each element to the truth within 4.5 Monte-Carlo standard errors."""
+    stacked = torch.stack([chain[site] for chain in chains.chains]).double().flatten(2)  # (chain, draw, element)
+    for power, truth in ((1, mean), (2, second)):
+        for column, value in zip(stacked.pow(power).unbind(-1), truth.flatten().tolist(), strict=True):
+            error = float(az.mcse(column.numpy(), method="mean"))
+            assert abs(column.mean().item() - value) < 4.5 * error
+            assert error < 0.2 * column.std().item()
+
+
+def without_prior(monkeypatch):
+    def log_joints(self, continuous, right=sampling.Target.log_joints):
+        prior, likelihood = right(self, continuous)
+        return torch.zeros_like(prior), likelihood
+
+    monkeypatch.setattr(sampling.Target, "log_joints", log_joints)
+
+
+def test_moments_of_a_posterior_meet_the_closed_form(regression, exact, monkeypatch):
+    truth = exact.posterior.mean, exact.posterior.variance + exact.posterior.mean.square()
+    chains = sampling.nuts(build(), regression, draws=300, warmup=150, chains=2)
+    check_moments(chains, "weights", *truth)
+    assert chains.divergences == [0, 0]
+    assert (chains.r_hat["weights"] < 1.05).all()
+    assert chains.draws["weights"].shape == (600, D)
+    assert predict(build(), chains.draws, regression[0]).shape == (N, 1)
+    without_prior(monkeypatch)
+    with pytest.raises(AssertionError):
+        check_moments(sampling.nuts(by_hand, regression, draws=150, warmup=50, chains=1), "w", *truth)
+
+
+def exact_terms(regression, powers, prior=WIDE):
+    """E and variance of the log-likelihood over p(w) p(D | w)^t, which is normal, for each t."""
+    x, y = (part.double() for part in regression)
+    means, variances = [], []
+    for power in powers.tolist():
+        curvature = x.T @ x / NOISE**2
+        covariance = torch.linalg.inv(power * curvature + torch.eye(x.shape[1]) / prior**2)
+        residual = y - x @ covariance @ (power * x.T @ y / NOISE**2)
+        gradient, spread = (x.T @ residual / NOISE**2)[:, 0], curvature @ covariance
+        constant = -0.5 * N * math.log(2 * math.pi * NOISE**2)
+        means.append(constant - 0.5 * residual.square().sum() / NOISE**2 - 0.5 * spread.trace())
+        variances.append(gradient @ covariance @ gradient + 0.5 * (spread @ spread).trace())
+    return torch.stack(means), torch.stack(variances)
+
+
+def uniform(powers):
+    return torch.linspace(0, 1, powers + 1, dtype=torch.double)
+
+
+def test_the_corrected_rule_integrates_the_exact_terms(line, vague):
+    def error(powers, corrected=True):
+        of_mean, of_variance = tempering.coefficients(powers)
+        means, variances = exact_terms(line, powers)
+        return abs(float(of_mean @ means + corrected * of_variance @ variances) - vague.log_evidence)
+
+    assert error(tempering.ladder(20)) < 0.01
+    assert error(tempering.ladder(20)) < error(tempering.ladder(10)) / 2**3  # of fourth order
+    assert error(tempering.ladder(10), corrected=False) > max(0.1, 5 * error(tempering.ladder(10)))
+    assert error(tempering.ladder(20), corrected=False) > error(tempering.ladder(10), corrected=False) / 2**3
+    assert error(uniform(5), corrected=False) > 1
+
+
+def check_evidence(found, truth, error):
+    assert abs(found.value - truth.log_evidence) < 4 * error
+
+
+def check_terms(found, line, prior, error):
+    """Hold the means at all powers together, as the integral weighs them, to the exact ones."""
+    means, _ = exact_terms(line, found.powers, prior)
+    assert abs(float(tempering.coefficients(found.powers)[0] @ (found.means - means))) < 4 * error
+
+
+@pytest.fixture(scope="module")
+def tempered(line):
+    return tempering.evidence(partial(by_hand, prior=WIDE), line, powers=10, draws=110, warmup=30, chains=1)
+
+
+def test_tempered_evidence_is_exact_within_its_error(tempered, line, vague):
+    check_evidence(tempered, vague, tempered.standard_error)
+    check_terms(tempered, line, WIDE, tempered.standard_error)
+    assert tempered.standard_error < 0.2
+    assert tempered.divergences == 0
+    assert tempered.correction > 0.05  # what a plain trapezoidal rule would miss
+
+
+@pytest.mark.slow
+def test_tempered_evidence_of_our_model_at_the_defaults(regression, exact):
+    found = tempering.evidence(build(), regression)
+    check_evidence(found, exact, found.standard_error)
+    check_terms(found, regression, PRIOR, found.standard_error)
+    assert found.standard_error < 0.1
+
+
+def test_wrong_tempering_misses_the_evidence(tempered, line, vague, monkeypatch):
+    def found():
+        return tempering.evidence(partial(by_hand, prior=WIDE), line, powers=5, draws=50, warmup=20, chains=1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tempering, "ladder", uniform)
+        patch.setattr(tempering, "coefficients", lambda t, right=tempering.coefficients: (right(t)[0], 0 * t))
+        equally_spaced = found()
+    with pytest.raises(AssertionError):
+        check_evidence(equally_spaced, vague, tempered.standard_error)
+
+    def prior_too(self, power, unconstrained, right=sampling.Target.potential):
+        return power * right(self, 1.0, unconstrained)  # the prior tempered like the likelihood
+
+    monkeypatch.setattr(sampling.Target, "potential", prior_too)
+    with pytest.raises(AssertionError):
+        check_terms(found(), line, WIDE, tempered.standard_error)
+
+
+def test_a_likelihood_that_is_zero_on_part_of_the_prior_is_refused():
+    """The path would start at the prior where the likelihood is not zero, and miss the share of the rest."""
+
+    def model(x, y):
+        width = pyro.sample("width", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Uniform(0.0, width, validate_args=False), obs=y)
+
+    data = (torch.zeros(2, 1), torch.tensor([0.9, 1.0]))
+    with pytest.raises(ValueError, match="model: expected a likelihood above 0 all over the prior"):
+        tempering.evidence(model, data, powers=2, draws=10, warmup=5, chains=1)
+    assert sampling.nuts(model, data, draws=10, warmup=5, chains=1).draws["width"].min() > 1.0  # a posterior it has
+
+
+def test_tempered_evidence_sums_over_structures():
+    """One of two columns, no weight but a bias: log Σ p(Γ) p(D | Γ), each in closed form."""
+    x = torch.randn(8, 2)
+    y = x[:, :1] + 0.5 * torch.randn(8, 1)
+
+    def model(x, y):
+        column = pyro.sample("structure", dist.OneHotCategorical(torch.tensor([0.3, 0.7])))
+        bias = pyro.sample("bias", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(x @ column + bias, 1.0), obs=y[:, 0])
+
+    scores = [LinearRegression(torch.ones(8, 1), y[:, 0] - x[:, k], 1.0).log_evidence for k in range(2)]
+    joint = torch.tensor(scores).double() + torch.tensor([0.3, 0.7]).double().log()
+    found = tempering.evidence(model, (x, y), powers=6, draws=50, warmup=20, chains=1)
+    assert abs(found.value - joint.logsumexp(0).item()) < 4 * found.standard_error
+    assert abs(found.value - scores[1]) > 4 * found.standard_error  # the wrong structure alone
+
+
+def indifferent(structure, weights=False):
+    """A space whose choices all do the same: the posterior of the structure is its prior."""
+    return Model(
+        Space({(0, 1): {"a": skip(), "b": skip()}} | ({(1, 2): {"weight": dense(1, 1)}} if weights else {})),
+        num_data=6,
+        structure=structure,
+        likelihood=likelihoods.gaussian(1.0, learn=False),
+    )
+
+
+# mean and mean square of Dirichlet(1.5, 4.5)
+DIRICHLET = torch.tensor([0.25, 0.75]), torch.tensor([0.25, 0.75]).square() + 1.5 * 4.5 / (6**2 * 7)
+
+
+def test_relaxed_structures_keep_their_prior_where_data_say_nothing():
+    data = (torch.randn(6, 1), torch.randn(6, 1))
+    size = {"draws": 160, "warmup": 40, "chains": 1}
+    model = indifferent(structures.dirichlet(3.0, [0.25, 0.75]))  # Dirichlet(1.5, 4.5)
+    chains = sampling.nuts(model, data, **size)
+    model.space.check_structure(chains.draws)
+    check_moments(chains, "structure", *DIRICHLET)
+    relaxed = sampling.nuts(indifferent(structures.gumbel_softmax(0.7, [0.3, 0.7])), data, **size)
+    hard = (relaxed.draws["structure"][:, 0, 0] > 0.5).double()
+    assert abs(hard.mean().item() - 0.3) < 4.5 * float(az.mcse(hard.numpy()[None], method="mean"))
+
+
+def test_without_the_jacobian_they_do_not(monkeypatch):
+    stick_breaking = torch.distributions.transforms.StickBreakingTransform
+    monkeypatch.setattr(stick_breaking, "log_abs_det_jacobian", lambda self, x, y: torch.zeros(x.shape[:-1]))
+
+    def alone(x, y):
+        pyro.sample("structure", dist.Dirichlet(torch.tensor([[1.5, 4.5]])).to_event(1))
+
+    chains = sampling.nuts(alone, (torch.zeros(1), torch.zeros(1)), draws=160, warmup=40, chains=1)
+    with pytest.raises(AssertionError):
+        check_moments(chains, "structure", *DIRICHLET)
+
+
+def test_chains_are_what_arviz_takes_and_start_at_the_seed(regression):
+    model = indifferent(structures.categorical([0.3, 0.7]), weights=True)
+    data = (torch.randn(6, 1), torch.randn(6, 1))
+    before = torch.get_rng_state()
+    first, again, other = (
+        sampling.nuts(model, data, draws=8, warmup=4, chains=2, seed=seed) for seed in (1, 1, 2)
+    )  # fmt: skip
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(first.draws[site], again.draws[site]) for site in ("weights", "structure"))
+    assert not torch.equal(first.draws["weights"], other.draws["weights"])
+    exported = to_arviz(first.chains, model.space, weights=True).posterior
+    assert exported["structure"].shape == (2, 8, 1, 2)
+    assert exported["weights"].shape == (2, 8, 2)
+    assert torch.allclose(first.probabilities.float(), torch.tensor([0.3, 0.7]).expand(2, 8, 2), atol=1e-5)
+    (best, p), (_, rest) = first.structures
+    assert best["structure"].tolist() == [[0.0, 1.0]]
+    assert (p, rest) == (pytest.approx(0.7, abs=1e-5), pytest.approx(0.3, abs=1e-5))
+    assert first.r_hat.keys() == {"weights"}
+
+
+def test_r_hat_and_divergences_see_a_bad_chain():
+    draws = torch.randn(2, 500, 3)
+    good = sampling.Chains([{"w": chain} for chain in draws], [0, 0], [{}], torch.ones(2, 500, 1))
+    assert (good.r_hat["w"] < 1.02).all()
+    apart = dataclasses.replace(good, chains=[{"w": draws[0]}, {"w": draws[1] + torch.tensor([0.0, 2.0, 0.0])}])
+    assert (apart.r_hat["w"] > 1.1).tolist() == [False, True, False]
+
+    def walled(x, y):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        pyro.factor("wall", torch.where(w.abs() > 0.5, -1e5, 0.0))
+
+    chains = sampling.nuts(walled, (torch.zeros(1), torch.zeros(1)), draws=40, warmup=10, chains=2)
+    assert len(chains.divergences) == 2
+    assert sum(chains.divergences) > 0
+
+
+def test_errors_say_what_to_do(regression):
+    x, y = regression
+    with pytest.raises(ValueError, match="complexity: expected λ = 1"):
+        sampling.nuts(build(complexity=2.0), regression)
+    with pytest.raises(ValueError, match="data: expected all data, each counted once"):
+        tempering.evidence(build(num_data=2 * N), regression)
+    with pytest.raises(TypeError, match="model: expected a Pyro model"):
+        sampling.nuts(None, regression)
+    with pytest.raises(TypeError, match="data: expected a pair"):
+        sampling.nuts(by_hand, x)
+    with pytest.raises(ValueError, match="draws: expected an integer of at least 4"):
+        sampling.nuts(by_hand, regression, draws=3)
+    with pytest.raises(ValueError, match="powers: expected an integer of at least 1"):
+        tempering.evidence(by_hand, regression, powers=0)
+    with pytest.raises(ValueError, match=r"discrete ones of finite support.*structures\.categorical"):
+        sampling.nuts(indifferent(structures.straight_through()), (x[:6, :1], y[:6]))
+
+    def counts(x, y):
+        pyro.sample("count", dist.Poisson(3.0))
+
+    with pytest.raises(ValueError, match="discrete ones of finite support"):
+        sampling.nuts(counts, regression)
+
+    def mixture(x, y):
+        pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("component", dist.Categorical(torch.ones(2)))
+
+    with pytest.raises(ValueError, match="at most 10000 values together, got 1048576"):
+        sampling.nuts(mixture, regression)
+    with pytest.raises(ValueError, match=r"expected a continuous site to sample, got \['component'\]"):
+        sampling.nuts(lambda x, y: pyro.sample("component", dist.Categorical(torch.ones(2))), regression)
+
+    def nowhere(x, y):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        pyro.factor("never", w * torch.nan)
+
+    with pytest.raises(ValueError, match="finite log-densities at draws of the prior, got 0 of 1"):
+        sampling.nuts(nowhere, regression)

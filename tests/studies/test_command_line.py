@@ -1,0 +1,201 @@
+"""The command line, the run folder, resuming after kill -9."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import arviz as az
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+
+from pyro_nas import Space, predict, read_space
+from pyro_nas.__main__ import _epochs, main
+from pyro_nas.data import load
+from pyro_nas.files import load_state
+from pyro_nas.graph.families import zoo
+from pyro_nas.graph.primitives import dense, flatten
+from pyro_nas.graph.space_files import write_space
+from pyro_nas.models import Model, guides, priors
+from pyro_nas.reading.posterior import draw
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--epochs", "3", "--retrain_epochs", "3", "--draws", "3", "--space", "layers"]
+FILES = [
+    "architecture.json", "architecture.png", "history.png", "posterior.nc", "structure.png", "summary.json",
+    "weights.safetensors",
+]  # fmt: skip
+
+
+def numbers(folder):
+    """Return the summary without what a clock measured."""
+    summary = json.loads((Path(folder) / "summary.json").read_text())
+    assert set(summary.pop("seconds")) == {"search", "retrain", "test"}
+    return summary
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "out"
+    assert main(["search", *SMALL, "--seed", "3", "--out", str(out)]) == 0
+    return out
+
+
+def test_run_folder(run):
+    assert set(FILES) <= {path.name for path in run.iterdir()}
+    summary = numbers(run)
+    assert {"data", "seed", "test", "probabilities", "entropy", "evidence", "parameters"} <= set(summary)
+    for name in ("posterior_predictive", "derived"):
+        assert 0 <= summary["test"][name]["accuracy"] <= 1
+    for table in summary["probabilities"].values():
+        assert sum(table.values()) == pytest.approx(1.0, abs=1e-5)
+    terms = summary["evidence"]["search"]
+    assert terms["evidence"] == pytest.approx(
+        terms["log_likelihood"] - 0.001 * (terms["kl_weights"] + terms["kl_structure"]), rel=1e-4
+    )
+    posterior = az.from_netcdf(str(run / "posterior.nc"))["posterior"]
+    assert posterior["structure"].shape == (1, 1000, 1, 3)
+    for picture in ("architecture.png", "structure.png", "history.png"):
+        pixels = matplotlib.image.imread(run / picture)
+        assert pixels.shape[0] > 100
+        assert pixels[..., :3].std() > 0.01
+
+
+def test_the_run_folder_gives_the_network_back(run):
+    space = read_space(run / "architecture.json")
+    assert space.choices() == {}
+    split = load("digits")
+    model = Model(space, num_data=len(split.known[1]), weights=priors.normal(priors.fan_in()))
+    guide = guides.MeanField(model)
+    load_state(run / "weights.safetensors", model, guide)
+    x, y = split.test
+    accuracy = (predict(model, draw(guide, num_samples=30), x).argmax(-1) == y).double().mean().item()
+    assert accuracy == pytest.approx(numbers(run)["test"]["derived"]["accuracy"], abs=0.06)
+    assert sum(p.numel() for p in model.network.parameters()) == numbers(run)["parameters"]["derived"]
+
+
+def test_the_same_seed_gives_the_same_numbers_in_another_process_also_after_kill_9(run, tmp_path):
+    command = [sys.executable, "-m", "pyro_nas", "search", *SMALL, "--seed", "3"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process
+    out = tmp_path / "whole"
+    subprocess.run([*command, "--out", str(out)], check=True, cwd=ROOT, env=environment, capture_output=True)
+    assert numbers(out) == numbers(run)
+    out = tmp_path / "killed"
+    process = subprocess.Popen(
+        [*command, "--out", str(out)], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not (out / "search" / "checkpoint.json").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "summary.json").exists()
+    subprocess.run(
+        [*command, "--out", str(out), "--resume", "true"], check=True, cwd=ROOT, env=environment, capture_output=True
+    )
+    assert numbers(out) == numbers(run)
+
+
+def test_a_damaged_run_is_refused(run, tmp_path, capsys):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    tensors = next((copy / "search").glob("*.safetensors"))
+    content = bytearray(tensors.read_bytes())
+    content[200] ^= 4
+    tensors.write_bytes(content)
+    assert main(["search", *SMALL, "--seed", "3", "--out", str(copy), "--resume", "true"]) == 2
+    message = capsys.readouterr().err
+    assert tensors.name in message
+    assert "sha256" in message
+    assert main(["search", *SMALL, "--seed", "4", "--out", str(copy), "--resume", "true"]) == 2
+    assert "seed 3 → 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("structure", ["straight_through", "dirichlet", "categorical"])
+@pytest.mark.parametrize(
+    ("guide", "weights"),
+    [("low_rank", "laplace"), ("point_mass", "normal"), ("structure_conditioned", "relevance_determination")],
+)
+def test_options_combine(structure, guide, weights, tmp_path):
+    flags = ["--structure", structure, "--guide", guide, "--weights", weights, "--epochs", "1", "--retrain_epochs", "1"]
+    assert main(["search", *SMALL[4:], *flags, "--out", str(tmp_path / "out")]) == 0
+    assert numbers(tmp_path / "out")["data"] == "digits"
+
+
+def test_npz_and_a_space_from_a_file(tmp_path):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 300)
+    x = np.eye(3)[y] @ rng.normal(0, 2, (3, 5)) + 0.3 * rng.normal(size=(300, 5))
+    np.savez(tmp_path / "mine.npz", x=x, y=y)
+    write_space(zoo.layers(5, 3, width=16, depth=2), tmp_path / "space.json")
+    flags = ["--data", str(tmp_path / "mine.npz"), "--space", str(tmp_path / "space.json"), "--epochs", "20"]
+    assert main(["search", *flags, "--retrain_epochs", "20", "--out", str(tmp_path / "out")]) == 0
+    assert numbers(tmp_path / "out")["test"]["derived"]["accuracy"] > 0.9
+
+
+def test_a_space_on_the_cube(tmp_path):
+    edges = {
+        (0, 1): {"flatten": flatten(), "skip": flatten()},
+        (1, 2): {"a": dense(64, 10), "b": dense(64, 10, "tanh")},
+    }
+    write_space(Space(edges, restriction="cube"), tmp_path / "space.json")
+    flags = ["--space", str(tmp_path / "space.json"), "--structure", "relaxed_bernoulli", "--epochs", "2"]
+    assert main(["search", *flags, "--retrain_epochs", "1", "--draws", "2", "--out", str(tmp_path / "out")]) == 0
+    best = numbers(tmp_path / "out")["probable_structures"][0]["choices"]
+    assert set(best) == {"structure 0→1", "structure 1→2"}
+
+
+def test_configuration_files(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["search", "--epochs", "7", "--print_config"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "epochs: 7" in text
+    (tmp_path / "config.yaml").write_text(re.sub("epochs: .*", "epochs: 1", text).replace("auto", "layers"))
+    out = tmp_path / "out"
+    assert main(["search", "--config", str(tmp_path / "config.yaml"), "--draws", "2", "--out", str(out)]) == 0
+    assert json.loads((out / "config.json").read_text())["epochs"] == 1
+
+
+def test_large_sets_get_fewer_epochs_unless_told():
+    def data(size):
+        return torch.zeros(size, 1), torch.zeros(size)
+
+    assert [_epochs(None, data(size)) for size in (1000, 10_000, 48_000)] == [60, 10, 3]
+    assert _epochs(7, data(48_000)) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "PYRO_NAS_ROOT" not in os.environ, reason="PYRO_NAS_ROOT, a folder with torchvision's sets, is not set"
+)
+@pytest.mark.parametrize("data", ["mnist", "fashion-mnist"])
+def test_torchvision_sets(data, tmp_path):
+    flags = ["--data", data, "--root", os.environ["PYRO_NAS_ROOT"], "--epochs", "1", "--retrain_epochs", "1"]
+    flags += ["--space", "layers", "--batch_size", "256", "--draws", "3", "--complexity", "0.1"]
+    assert main(["search", *flags, "--out", str(tmp_path / "out")]) == 0
+    assert numbers(tmp_path / "out")["test"]["derived"]["accuracy"] > 0.7
+
+
+def test_the_command_line_takes_tiny_numbers_as_zero(capsys):
+    torch.set_flush_denormal(False)
+    tiny = torch.ones(8, dtype=torch.int32).view(torch.float32)
+    assert (tiny * 1).view(torch.int32).any()
+    try:
+        assert main(["rank", "--data", "nothing"]) == 2
+        assert not (tiny * 1).view(torch.int32).any()
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_torch_runs_on_one_thread_here():
+    """The bit-for-bit test compares with a process of one thread."""
+    assert torch.get_num_threads() == 1
