@@ -108,9 +108,7 @@ def _check(methods: Sequence[str], seeds: Sequence[int], images: int, epochs: in
         raise ValueError("seeds: expected one or more, got none.")
 
 
-def _task(
-    data: str, root: str | None, primitives: Sequence[str], images: int, seed: int, device: torch.device
-) -> Task:  # fmt: skip
+def _task(data: str, root: str | None, primitives: Sequence[str], images: int, seed: int, device: torch.device) -> Task:
     """Load the data, check that the budget suits them, and return the task of the first seed."""
     split = load(data, root, valid_fraction=0.5)
     check_images(split, images)
@@ -184,9 +182,7 @@ def table(choices: Mapping[str, Sequence[Choice]], count: int) -> str:
         known = [choice.spearman for choice in chosen if choice.spearman is not None]
         correlation = f"{statistics.fmean(known):.2f}" if known else "–"
         lines.append([method, _ranks(chosen), f"{accuracy:.4f}", correlation])
-    header = [
-        "method", f"ranks among {count}", "accuracy of the choice", "Spearman of probability and accuracy"
-    ]  # fmt: skip
+    header = ["method", f"ranks among {count}", "accuracy of the choice", "Spearman of probability and accuracy"]
     return "\n".join(markdown_table(header, lines)) + "\n"
 
 

@@ -122,9 +122,7 @@ def _made(task: Task, size: Size, method: str, needed: Row | None, discretise: s
         made = plain_row(task, size, needed)
     else:
         made = retrained_row(task, size, needed, posterior=POSTERIORS[method])
-    machine: Machine = {
-        "threads": torch.get_num_threads(), "torch": torch.__version__, "device": str(task.device)
-    }  # fmt: skip
+    machine: Machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "device": str(task.device)}
     return {**made, "machine": machine}
 
 
@@ -158,7 +156,7 @@ def _report(folder: RunFolder, task: Task, size: Size, config: Mapping[str, obje
     text = tables(summary) + machines(every)
     folder.write_json(
         "summary.json", {"command": "pyro-nas compare", "config": config, "methods": summary, "rows": rows}
-    )  # fmt: skip
+    )
     folder.write_text("tables.md", text)
     _draw(folder, task, rows, summary)
     print(text)

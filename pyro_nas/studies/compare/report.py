@@ -66,9 +66,7 @@ def collapse(choices: Sequence[Mapping[str, str]]) -> dict[str, CellSummary]:
     """
     cells: dict[str, CellSummary] = {}
     for site in dict.fromkeys(edge.partition(" ")[0] for edge in choices[0]):
-        cell = [
-            {edge: name for edge, name in chosen.items() if edge.partition(" ")[0] == site} for chosen in choices
-        ]  # fmt: skip
+        cell = [{edge: name for edge, name in chosen.items() if edge.partition(" ")[0] == site} for chosen in choices]
         same = [statistics.fmean(a[edge] == b[edge] for edge in a) for a, b in itertools.combinations(cell, 2)]
         cells[site] = {
             "edges": len(cell[0]),

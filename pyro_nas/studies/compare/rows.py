@@ -98,9 +98,7 @@ def searched_robustness(task: Task, result: SearchResult) -> Robustness:
     }
 
 
-def retrained(
-    task: Task, size: Size, architecture: Space, *, posterior: bool, epochs: int | None = None
-) -> Retrained:  # fmt: skip
+def retrained(task: Task, size: Size, architecture: Space, *, posterior: bool, epochs: int | None = None) -> Retrained:
     """Retrain a network with nothing left to choose, and measure it on the test part.
 
     A posterior is judged by its mean, "point", and by draws of its weights, "posterior", all edges present in both;

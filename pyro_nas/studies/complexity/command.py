@@ -164,9 +164,7 @@ def _line(row: Row) -> str:
     return f"{values}; {row['updates']} updates, {row['seconds']:.0f} s"
 
 
-def _report(
-    folder: RunFolder, config: Mapping[str, object], runs: Sequence[Mapping[str, Row]], *, speed: bool
-) -> None:  # fmt: skip
+def _report(folder: RunFolder, config: Mapping[str, object], runs: Sequence[Mapping[str, Row]], *, speed: bool) -> None:
     """Write and print the summary."""
     from pyro_nas.reading.plots import save  # matplotlib is imported where it is used
     from pyro_nas.studies.plots import plot_pruning

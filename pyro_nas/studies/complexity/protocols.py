@@ -63,9 +63,7 @@ def train(name: str, setting: Setting, done: dict[str, Trained]) -> Trained:
 
 def _low_rank(setting: Setting) -> Trained:
     prior = priors.log_uniform(LOW, HIGH)
-    return by_hypernetwork(
-        replace(setting, start="network"), hypernets.LowRank, prior, epochs=setting.hypernet_epochs
-    )  # fmt: skip
+    return by_hypernetwork(replace(setting, start="network"), hypernets.LowRank, prior, epochs=setting.hypernet_epochs)
 
 
 def _linear(setting: Setting) -> Trained:

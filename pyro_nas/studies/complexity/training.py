@@ -70,7 +70,7 @@ def tuned(setting: Setting, trained: Trained, hypernet: Hypernetwork) -> Trained
 
 def _fit(
     setting: Setting, model: Model, guide: Guide | Hypernetwork, **options: Unpack[FitOptions]
-) -> tuple[int, float]:  # fmt: skip
+) -> tuple[int, float]:
     """Fit, and return the updates and the seconds that it took."""
     start = time.perf_counter()
     taken: FitOptions = {**setting.options, **options, "seed": setting.seed}
