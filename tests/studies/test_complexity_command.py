@@ -13,8 +13,8 @@ from pyro_nas.evidence import evaluate
 from pyro_nas.evidence.effects import LocalReparameterization
 from pyro_nas.inference import adam, one_cycle, svi
 from pyro_nas.models import hypernets, priors
-from pyro_nas.studies.complexity.measures import slope, slope_ratios
-from pyro_nas.studies.complexity.protocols import ROWS
+from pyro_nas.studies.complexity.measures import measure, slope, slope_ratios
+from pyro_nas.studies.complexity.protocols import ROWS, options_of, train
 from pyro_nas.studies.complexity.race import race
 from pyro_nas.studies.complexity.report import largest_gap, summarise, tables
 from pyro_nas.studies.complexity.setting import COMPLEXITIES, GRID, Setting
@@ -88,6 +88,20 @@ def test_a_study_is_not_continued_on_other_data(tmp_path, capsys):
     assert (tmp_path / "out" / "summary.json").read_text() == before
     write(0)
     assert main([*flags, "--resume", "true"]) == 0
+
+
+def test_a_row_that_goes_on_from_another_trains_that_where_it_is_not_at_hand():
+    """As after an interruption between the two: what is stored of the first has no weights."""
+    torch.manual_seed(0)
+    data = (torch.randn(60, 4), torch.randint(3, (60,)))
+    setting = Setting(data, data, 3, 5, 1, 2, 2, 0, torch.device("cpu"), "prior", options_of("paper"))
+    done = {}
+    train("linear", setting, done)
+    whole, later = train("linear + 1 epoch", setting, done), train("linear + 1 epoch", setting, {})
+    assert whole.updates == later.updates > done["linear"].updates
+    first, second = (measure(setting, trained) for trained in (whole, later))
+    assert first["complexities"] == second["complexities"]
+    assert first["complexities"] != measure(setting, done["linear"])["complexities"]
 
 
 def test_published_numbers_stand_in_brackets():
