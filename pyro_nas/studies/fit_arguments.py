@@ -14,8 +14,7 @@ class FitArguments(FitOptions, total=False):
 
 
 class BilevelArguments(FitArguments, total=False):
-    """And those of ``bilevel.fit``; ``rate`` is that of ``darts.fit``."""
+    """And those of ``bilevel.fit``."""
 
     structure_optimizer: OptimizerFactory
     structure_scheduler: SchedulerFactory
-    rate: float

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple, Unpack
 
 import torch
@@ -48,7 +49,8 @@ def darts_first_order(task: Task) -> SearchResult:
 
 def darts_second_order(task: Task) -> SearchResult:
     """DARTS of second order: four passes a step instead of two, so half the epochs."""
-    return _bilevel(task, structures.dirichlet(), guides.PointMass, darts.fit, passes=2, rate=task.lr)
+    fit = partial(darts.fit, rate=task.lr)
+    return _bilevel(task, structures.dirichlet(), guides.PointMass, fit, passes=2)
 
 
 def hard(task: Task) -> SearchResult:
