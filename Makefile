@@ -5,9 +5,11 @@ BUDGETS ?= short long
 OUT ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 # Tests start with an empty cache, as on a machine that has run nothing yet.
 FRESH := CACHE=$$(mktemp -d) && trap 'rm -rf $$CACHE' EXIT && XDG_CACHE_HOME=$$CACHE
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+IMPORTS := cd build/types && ../../$(BIN)/lint-imports --no-cache ../../pyproject.toml
 TWICE := --numprocesses 2 --dist worksteal
 
-.PHONY: run test test-slow test-pythons bench lint digits rank complexity compare notebooks clean
+.PHONY: run test test-slow test-pythons bench lint imports build/types digits rank complexity compare notebooks docs clean
 
 run: .venv/installed
 	$(BIN)/pyro-nas search --data digits --out $(OUT)
@@ -40,18 +42,28 @@ compare: .venv/installed
 notebooks: .venv/installed
 	$(BIN)/python notebooks/execute.py
 
-lint: .venv/installed
+lint: .venv/installed build/types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	rm -rf build/types && mkdir -p build/types
-	cp -r pyro_nas build/types/ && cp -r models inference build/types/pyro_nas/
 	$(BIN)/python -m mypy -p pyro_nas
-	cd build/types && ../../$(BIN)/lint-imports --no-cache ../../pyproject.toml
+	$(IMPORTS)
+
+imports: .venv/installed build/types
+	$(IMPORTS)
+
+# mypy and import-linter look for pyro_nas.models and pyro_nas.inference where an installed package has them.
+build/types: .venv/installed
+	rm -rf $@ && mkdir -p $@
+	cp -r pyro_nas $@ && cp -r models inference $@/pyro_nas
+
+docs: .venv/installed build/types
+	$(INSTALL) --editable ".[docs]"
+	$(BIN)/mkdocs build --strict --config-file notebooks/docs/mkdocs.yml
 
 clean:
 	rm -rf .venv build *.egg-info
 
 .venv/installed: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(INSTALL) --editable ".[dev]"
 	touch $@

@@ -52,7 +52,9 @@ def test_a_search_prints_no_warning(python, tmp_path):
     assert (tmp_path / "run" / "posterior.nc").exists()
 
 
-def test_make_test_starts_with_empty_caches():
-    for line in (ROOT / "Makefile").read_text().splitlines():
-        if "-m pytest" in line:
-            assert "$(FRESH)" in line
+@pytest.mark.parametrize("target", ["test", "test-slow"])
+def test_make_starts_tests_with_empty_caches(target):
+    commands = subprocess.check_output(["make", "--dry-run", target], cwd=ROOT, text=True)
+    (line,) = (line for line in commands.splitlines() if "-m pytest" in line)
+    assert "CACHE=$(mktemp -d)" in line
+    assert "XDG_CACHE_HOME=$CACHE " in line
