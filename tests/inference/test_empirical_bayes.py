@@ -248,7 +248,9 @@ def test_model_and_guide_by_hand(correlated):
 def test_the_first_level_leaves_the_scales_alone(correlated):
     model = linear(correlated[0], scale=0.9)
     stops = [lambda record: record["epoch"] == 2]
-    records = empirical_bayes.fit(model, guides.MeanField(model), correlated, epochs=4, every=4, callbacks=stops)
+    records = empirical_bayes.fit(
+        model, guides.MeanField(model), correlated, epochs=4, every=4, callbacks=stops
+    ).records
     assert len(records) == 3
     assert model.weights.log_scale.exp().item() == pytest.approx(0.9)
     empirical_bayes.fit(model, guides.MeanField(model), correlated, epochs=4, every=4)
