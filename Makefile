@@ -21,7 +21,7 @@ test-slow: .venv/installed
 	$(FRESH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(TWICE)
 
 test-pythons: .venv/installed
-	$(BIN)/python tests/packaging/pythons.py $(if $(SUBSET),--tests $(SUBSET))
+	$(BIN)/python tests/packaging/pythons.py $(if $(PYTHONS),--pythons $(PYTHONS)) $(if $(SUBSET),--tests $(SUBSET))
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/steps.py
