@@ -1,6 +1,6 @@
 """Two-level inference: scales learned by maximum evidence against the maximisers of closed forms.
 
-y ~ N(Xw, s²I), w ~ N(0, τ²): with a full covariance 𝔏 is log N(y; 0, s²I + τ²XXᵀ), with a mean-field guide its best
+y ~ N(Xw, s²I), w ~ N(0, τ²): with a full covariance 𝔏 is log N(y; 0, s²I + τ²ᵀ), with a mean-field guide its best
 mean-field value. With orthogonal columns, G = XᵀX/s² and z_j = (Xᵀy/s²)_j / √G, the best scale of a group of weights
 is τ² = max(0, mean z² − 1) / G.
 """
