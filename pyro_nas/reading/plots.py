@@ -110,10 +110,10 @@ def _draw_graph(
     """Draw vertices on a line, edges as bundles of arcs, those over two steps or more above or below the line."""
     place = {vertex: i for i, vertex in enumerate(space.vertices)}
     tables = {
-        edge: probabilities[choices.site][row].tolist()
+        edge: table
         for choices in space.own_choices()
         if choices.site in probabilities
-        for row, edge in enumerate(choices.edges)
+        for edge, table in zip(choices.edges, probabilities[choices.site].tolist(), strict=True)
     }
     for edge, primitives in space.edges.items():
         start, end = place[edge[0]], place[edge[1]]
@@ -184,16 +184,16 @@ def plot_structure(records: Sequence[EpochRecord], space: Space) -> Figure:
     ``records`` are those of a fit. Raises ValueError for a space with nothing to choose.
     """
     panels: list[tuple[Choices, int, Edge]] = [
-        (choices, row, edge) for choices in space.choices().values() for row, edge in enumerate(choices.edges)
+        (choices, place, edge) for choices in space.choices().values() for place, edge in enumerate(choices.edges)
     ]
     if not panels:
         raise ValueError("space: expected open choices to plot, got none.")
     figure, axes = grid(len(panels), *((4, 3.4, 2.9) if len(panels) <= 8 else (7, 2.1, 1.8)))
     colours = colours_of(space)
     epochs = [record["epoch"] + 1 for record in records]
-    for axis, (choices, row, edge) in zip(axes, panels, strict=True):
-        curves = np.array([record["structure"][choices.site][row] for record in records])
-        for name, curve in zip(choices.primitives[row], curves.T, strict=True):
+    for axis, (choices, place, edge) in zip(axes, panels, strict=True):
+        curves = np.array([record["structure"][choices.site][place] for record in records])
+        for name, curve in zip(choices.primitives[place], curves.T, strict=True):
             axis.plot(epochs, curve, color=colours[name], lw=2)
         axis.set_title(f"{choices.site}  {edge[0]} → {edge[1]}", fontsize=10 if len(panels) <= 8 else 8)
         axis.set_ylim(-0.03, 1.03)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyro_nas.reading.plots import COLOURS, grid
+from pyro_nas.studies.compare.records import MethodSummary
 from pyro_nas.studies.compare.report import row_name
 from pyro_nas.studies.evidence.methods import BOUNDS
+from pyro_nas.studies.evidence.report import Row
 
-Row: TypeAlias = Mapping[str, Any]  # of a summary, as JSON holds it
 DOUBTFUL = 0.7  # Pareto's k̂ above which an estimate by importance weights is not to be trusted
 
 
@@ -38,7 +38,7 @@ def plot_pruning(curves: Mapping[str, Mapping[float, Sequence[Mapping[str, float
     return figure
 
 
-def plot_robustness(summary: Mapping[str, Row]) -> Figure:
+def plot_robustness(summary: Mapping[str, MethodSummary]) -> Figure:
     """Draw the accuracy of retrained and of searched networks against attack, deleted edges and noise, mean and sd.
 
     ``summary``: that of ``pyro-nas compare``, {method: {"test": {use: {"robustness": {part: {level: spread}}}},
@@ -51,14 +51,18 @@ def plot_robustness(summary: Mapping[str, Row]) -> Figure:
     }
     figure, axes = plt.subplots(2, len(parts), figsize=(13, 7), sharey=True, sharex="col", layout="constrained")
     colours = {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(summary)}
-    retrained = [(method, use, test) for method, entry in summary.items() for use, test in entry["test"].items()]
-    searched = [(method, "", entry["searched"]) for method, entry in summary.items() if "searched" in entry]
+    retrained = [
+        (method, use, test["robustness"]) for method, entry in summary.items() for use, test in entry["test"].items()
+    ]
+    searched = [
+        (method, "", entry["searched"]["robustness"]) for method, entry in summary.items() if "searched" in entry
+    ]
     for line, (kind, networks) in zip(axes, {"retrained": retrained, "searched": searched}.items(), strict=True):
         for axis, part in zip(line, parts, strict=True):
-            for method, use, measured in networks:
-                curve = measured["robustness"][part]
+            for method, use, curves in networks:
+                curve = curves[part]
                 levels = np.array([float(level) for level in curve])
-                mean, sd = (100 * np.array([point[key] for point in curve.values()]) for key in ("mean", "sd"))
+                mean, sd = 100 * np.array([(point["mean"], point["sd"]) for point in curve.values()]).T
                 axis.errorbar(
                     levels, mean, sd, marker="o", ms=3, capsize=2, color=colours[method],
                     ls="--" if use == "point" and "posterior" in summary[method]["test"] else "-",
