@@ -53,7 +53,7 @@ def scale_vector(scale: Scale, packing: Packing) -> torch.Tensor:
         return torch.full((), float(scale)).expand(packing.size)
     values = {name: scale(name, shape) for name, shape in packing.shapes.items()}
     checked = [checks.number(f"scale of {name!r}", value, low=0, open_low=True) for name, value in values.items()]
-    return torch.tensor(checked).repeat_interleave(torch.tensor(packing.sizes))
+    return torch.tensor(checked).repeat_interleave(torch.tensor(packing.sizes, dtype=torch.long))
 
 
 def checked_scale(scale: Scale) -> Scale:
@@ -96,7 +96,7 @@ class RelevanceDetermination(nn.Module):
         self.packing, self.width = packing, width
         group = torch.cat([group_numbers(shape, per).reshape(-1) for shape in packing.shapes.values()])
         sizes = [int(group_numbers(shape, per).max()) + 1 for shape in packing.shapes.values()]
-        starts = torch.tensor([0, *sizes[:-1]]).cumsum(0).repeat_interleave(torch.tensor(packing.sizes))
+        starts = torch.tensor([0, *sizes[:-1]]).cumsum(0).repeat_interleave(torch.tensor(packing.sizes, dtype=torch.long))
         self.register_buffer("group", group + starts, persistent=False)
         first = torch.zeros(sum(sizes)).scatter_reduce(0, self.group, scale_vector(scale, packing), "amax")
         self.register_buffer("log_scale", first.log(), persistent=False)
