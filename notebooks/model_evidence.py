@@ -50,11 +50,11 @@ warnings.filterwarnings("ignore", message="`torch.jit.script`")  # of laplace-to
 # where Pareto's k̂ is above 0.7, crosses in the picture: there cross-validation, which refits, is the one to read.
 #
 # In the middle each method stands by how far it is from the exact value, with its standard error: within ± 1 nat the
-# axis is linear, beyond it logarithmic. Laplace is exact here, since the posterior is normal. The higher the degree, the
-# more the weights depend on each other: what takes them as independent, Laplace's diagonal and the ELBO of mean field,
-# falls behind by 1.4 nats at degree 8; importance weights win more than half of that back. The bound along the path of
-# SGD is much looser, by 2 nats at degree 3 and 23 at degree 8. All choose degree 3, but a bound whose gap grows with
-# the degree is surer of it than the exact posterior.
+# axis is linear, beyond it logarithmic. Laplace is exact here, since the posterior is normal. The higher the degree,
+# the more the weights depend on each other: what takes them as independent, Laplace's diagonal and the ELBO of mean
+# field, falls behind by 1.4 nats at degree 8; importance weights win more than half of that back. The bound along the
+# path of SGD is much looser, by 2 nats at degree 3 and 23 at degree 8. All choose degree 3, but a bound whose gap grows
+# with the degree is surer of it than the exact posterior.
 
 
 # %%
@@ -136,7 +136,7 @@ for panel, (scale, lines) in zip(panels, scores.items(), strict=True):
         panel.plot(values, style, ms=4, label=f"{label}: degree {best}")
     panel.set(xlabel="degree", title=f"prior scale τ = {scale:g}", ylim=(-60, 0))
     panel.legend(frameon=False)
-panels[0].set_ylabel("nats")
+_ = panels[0].set_ylabel("nats")
 
 # %% [markdown]
 # ## Two levels: hyperparameters by maximum evidence
