@@ -374,8 +374,8 @@ for axis, (title, (values, low, colours)) in zip(axes, panels.items(), strict=Tr
 # %% [markdown]
 # Two units have a connection more probable than not, those that were planted: the weights of each are ± 1.5 on its own
 # pair of inputs. Two things keep the left picture from being as plain as the right one. A connection that a unit in
-# use does not need may stay on: with a weight near 0 it does as little as one that is off. And every spare unit keeps
-# a small probability of each connection, so that the expected number of units lies above 2. Switching a unit off takes
-# long: of ten starts of 60 epochs seven end with 2.2 to 3.4 expected units, where one is half in use, and three have
-# lost a unit that was needed, which costs their evidence 1500 nats. So: many epochs, several restarts, and the evidence
-# to choose by.
+# use does not need may stay on: with a weight near 0 it does as little as one that is off. And the next unit keeps
+# some probability of a connection, up to 0.2 of each, so that the expected number of units lies above 2. Switching a
+# unit off takes long: of ten starts of 60 epochs seven end with 2.2 to 3.4 expected units, one of them half in use,
+# and three have lost a unit that was needed, which costs their evidence 1500 nats. So: many epochs, several restarts,
+# and the evidence to choose by.
