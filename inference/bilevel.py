@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Unpack
 
 from pyro_nas.data import Batches, Pair, Source
+from pyro_nas.evidence.currencies import PyroCallable
 from pyro_nas.evidence.terms import Terms
 from pyro_nas.inference.loop import Session
-from pyro_nas.inference.options import Options, Record
+from pyro_nas.inference.options import FitOptions, Options
+from pyro_nas.inference.result import Fit, G
 from pyro_nas.inference.state import split_parameters
-from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, Stepper, adam
+from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, Stepper, adam, delayed
 
-StructureStep = Callable[[int, Stepper, Stepper, Pair, Pair], Any]
+StructureStep = Callable[[int, Stepper, Stepper, Pair, Pair], object]
 
 
 def fit(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
+    model: PyroCallable,
+    guide: G,
     train: Source,
     valid: Source,
     *,
@@ -29,12 +31,13 @@ def fit(
     scheduler: SchedulerFactory | None = None,
     structure_optimizer: OptimizerFactory | None = None,
     structure_scheduler: SchedulerFactory | None = None,
-    **options: Any,
-) -> list[Record]:
-    """Alternate a step of q(w) and the point estimates on ``train`` with one of q(Γ) on ``valid``; return the records.
+    **options: Unpack[FitOptions],
+) -> Fit[G]:
+    """Alternate a step of q(w) and the point estimates on ``train`` with one of q(Γ) on ``valid``; return the ``Fit``.
 
     min over q(Γ) of −𝔏_valid subject to q(w) = argmin of −𝔏_train, each likelihood scaled to N data. Arguments as
-    ``svi.fit``; ``structure_optimizer`` and ``structure_scheduler`` are those of the structure's parameters.
+    ``svi.fit``; ``structure_optimizer`` and ``structure_scheduler`` are those of the structure's parameters, by default
+    ``delayed()``, which holds the structure still for the first 0.3 of the steps.
 
     Raises ValueError where the guide's structure sites share parameters with its weights.
     """
@@ -44,13 +47,13 @@ def fit(
 
 
 def alternate(
-    session: Session,
+    session: Session[G],
     structure_step: StructureStep,
     optimizer: OptimizerFactory | None,
     scheduler: SchedulerFactory | None,
     structure_optimizer: OptimizerFactory | None,
     structure_scheduler: SchedulerFactory | None,
-) -> list[Record]:
+) -> Fit[G]:
     """Run a session in which each step of the weights, on a training batch, follows one of the structure.
 
     ``structure_step(number, lower, upper, batch, held_out)`` makes the latter, given the steppers of weights and of
@@ -61,7 +64,7 @@ def alternate(
         raise ValueError("valid: expected data for the structure, got None. Pass (x, y), or use svi.fit.")
     weights, structure = split_parameters(session.guide, session.train.first(), session.named)
     lower = session.stepper(list(weights), optimizer or adam(), scheduler)
-    upper = session.stepper(list(structure), structure_optimizer or adam(), structure_scheduler)
+    upper = session.stepper(list(structure), structure_optimizer or adam(), structure_scheduler or delayed())
     held_out: Iterator[Pair] = iter(())
 
     def step(number: int, batch: Pair) -> Terms:

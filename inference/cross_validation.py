@@ -7,19 +7,16 @@ model and draws of its posterior. Unlike the evidence this asks for refitting, a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from pyro import poutine
 from sklearn.model_selection import KFold, StratifiedKFold
-from torch import nn
 
 from pyro_nas import checks
 from pyro_nas.data import Inputs, Pair, check_pair
-from pyro_nas.evidence.sites import COMPLEXITY, sample_sites
+from pyro_nas.evidence.currencies import PyroCallable, Tensors
+from pyro_nas.evidence.sites import run_at
 from pyro_nas.reading.importance import Estimate, pointwise_log_likelihood, total
 from pyro_nas.reading.posterior import each_draw, evaluation_mode
 
@@ -79,7 +76,7 @@ def cross_validate(fit: Callable[[Pair], LogDensity], data: Pair, *, folds: int 
     return CrossValidation(pointwise, fold)
 
 
-def log_predictive(model: Callable[..., Any], draws: Mapping[str, torch.Tensor]) -> LogDensity:
+def log_predictive(model: PyroCallable, draws: Tensors) -> LogDensity:
     """Return (x, y) ↦ log (1/S) Σ p(y_i | x_i, w_s, Γ_s), (data,), of a Pyro model and draws {site: (draw, …)}.
 
     Calling it raises ValueError where the draws lack a site of the model, or where its log-likelihood has no term for
@@ -89,13 +86,10 @@ def log_predictive(model: Callable[..., Any], draws: Mapping[str, torch.Tensor])
 
     def density(x: Inputs, y: torch.Tensor) -> torch.Tensor:
         terms = []
-        with torch.no_grad(), evaluation_mode(model) if isinstance(model, nn.Module) else nullcontext():
-            for draw in each:
-                sites = sample_sites(poutine.condition(model, data=draw), (x, y))
-                missing = [name for name, site in sites.items() if not site["is_observed"] and name != COMPLEXITY]
-                if missing:
-                    raise ValueError(f"draws: expected the model's latent sites, got {list(draws)}; missing {missing}.")
-                likelihood = pointwise_log_likelihood({n: s for n, s in sites.items() if n not in draw}, len(y))
+        with torch.no_grad(), evaluation_mode(model):
+            for single in each:
+                sites = run_at(model, single, (x, y)).sites
+                likelihood = pointwise_log_likelihood({n: s for n, s in sites.items() if n not in single}, len(y))
                 if likelihood is None:
                     raise ValueError("model: expected one that observes each datum, within pyro.plate, got another.")
                 terms.append(likelihood)
@@ -104,6 +98,6 @@ def log_predictive(model: Callable[..., Any], draws: Mapping[str, torch.Tensor])
     return density
 
 
-def _take(x: Inputs, y: torch.Tensor, index: Any) -> Pair:
+def _take(x: Inputs, y: torch.Tensor, index: Sequence[int]) -> Pair:
     """Return the data at these places."""
     return (x[index] if isinstance(x, torch.Tensor) else tuple(part[index] for part in x)), y[index]

@@ -7,18 +7,20 @@ is constant: of first order fitted by ``bilevel.fit``, of second order by this. 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import nn
 
 from pyro_nas import checks
 from pyro_nas.data import Pair, Source
+from pyro_nas.evidence.currencies import PyroCallable
 from pyro_nas.evidence.sites import is_structure, sample_sites
 from pyro_nas.evidence.terms import Terms
 from pyro_nas.inference.bilevel import alternate
 from pyro_nas.inference.loop import Session
-from pyro_nas.inference.options import Options, Record
+from pyro_nas.inference.options import FitOptions, Options
+from pyro_nas.inference.result import Fit, G
 from pyro_nas.inference.state import kept_buffers
 from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, Stepper
 
@@ -65,8 +67,8 @@ def _gradients(loss: torch.Tensor, inputs: Tensors) -> list[torch.Tensor]:
 
 
 def fit(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
+    model: PyroCallable,
+    guide: G,
     train: Source,
     valid: Source,
     *,
@@ -75,8 +77,8 @@ def fit(
     scheduler: SchedulerFactory | None = None,
     structure_optimizer: OptimizerFactory | None = None,
     structure_scheduler: SchedulerFactory | None = None,
-    **options: Any,
-) -> list[Record]:
+    **options: Unpack[FitOptions],
+) -> Fit[G]:
     """Alternate a step of the structure, through a step of the weights of length ``rate``, and one of the weights.
 
     Arguments as ``bilevel.fit``. A step of the structure passes two training batches' worth of data more than there,
@@ -101,7 +103,7 @@ def fit(
         return alternate(session, structure_step, *factories)
 
 
-def _check(guide: Callable[..., Any], session: Session) -> None:
+def _check(guide: PyroCallable, session: Session[G]) -> None:
     """Raise where draws of the structure carry no gradient, or evidences are weighted by λ."""
     sites = sample_sites(guide, session.train.first())
     discrete = [name for name, site in sites.items() if is_structure(name) and not site["fn"].has_rsample]

@@ -11,20 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from pyro_nas import checks
-from pyro_nas.data import Inputs
+from pyro_nas.data import Pair
 from pyro_nas.evidence import Evidence
+from pyro_nas.evidence.currencies import PyroCallable
 from pyro_nas.evidence.terms import COST
 from pyro_nas.graph.costs import CostTable
-from pyro_nas.graph.enumeration import Vertex, count_structures, hard_choices, key_of_structure
+from pyro_nas.graph.enumeration import StructureKey, Vertex, count_structures, hard_choices, key_of_structure
 from pyro_nas.graph.space import Space
 from pyro_nas.reading.structure_posterior import choice_probabilities
-
-Pair = tuple[Callable[..., Any], Callable[..., Any]]
 
 
 @dataclass(frozen=True)
@@ -33,15 +31,15 @@ class Found:
 
     structure: Vertex
     evidence: float
-    model: Callable[..., Any]
-    guide: Callable[..., Any]
+    model: PyroCallable
+    guide: PyroCallable
 
 
 def search(
     space: Space,
-    build: Callable[[CostTable], Pair],
-    fit: Callable[[Callable[..., Any], Callable[..., Any]], Any],
-    data: tuple[Inputs, torch.Tensor],
+    build: Callable[[CostTable], tuple[PyroCallable, PyroCallable]],
+    fit: Callable[[PyroCallable, PyroCallable], object],
+    data: Pair,
     count: int,
     strength: float = 1.0,
     draws: int = 100,
@@ -68,7 +66,7 @@ def search(
         raise ValueError("space: expected one with open choices to search, got one without.")
     if count > count_structures(space):
         raise ValueError(f"count: expected at most the {count_structures(space)} structures of the space, got {count}.")
-    found: dict[tuple, Found] = {}
+    found: dict[StructureKey, Found] = {}
     for number in range(count):
         model, guide = build(repulsion(space, [entry.structure for entry in found.values()], strength))
         fit(model, guide)
@@ -92,7 +90,7 @@ def repulsion(space: Space, structures: list[Vertex], strength: float) -> CostTa
     for structure in structures:
         for site, own in choices.items():
             vertex = structure[site].double()
-            if own.restriction.startswith("simplex"):  # an edge differs by 1 − ⟨γ, Γ_j⟩
+            if own.on_simplex:  # an edge differs by 1 − ⟨γ, Γ_j⟩
                 tables[site] += strength / edges * vertex
                 fixed -= strength / edges * own.shape[0]
             else:  # a choice by |γ − Γ_j|, an edge by their mean
@@ -101,7 +99,7 @@ def repulsion(space: Space, structures: list[Vertex], strength: float) -> CostTa
     return CostTable(fixed, tables, "repulsion")
 
 
-def _evidence(model: Any, guide: Any, data: tuple[Inputs, torch.Tensor], draws: int) -> float:
+def _evidence(model: PyroCallable, guide: PyroCallable, data: Pair, draws: int) -> float:
     """Return the mean of so many estimates of 𝔏 without what the cost adds."""
     evidence = Evidence(model, guide).eval()
     with torch.no_grad(), torch.random.fork_rng():

@@ -7,18 +7,20 @@ The same fit by gradients in w and h at once is ``svi.fit``. MacKay 1992; eviden
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator
+from typing import Protocol, Unpack, runtime_checkable
 
 import torch
 from torch import nn
 
 from pyro_nas import checks
 from pyro_nas.data import Pair, Source
+from pyro_nas.evidence.currencies import PyroCallable
 from pyro_nas.evidence.packing import Packing
 from pyro_nas.evidence.terms import Terms
 from pyro_nas.inference.loop import Session
-from pyro_nas.inference.options import Options, Record
+from pyro_nas.inference.options import FitOptions, Options
+from pyro_nas.inference.result import Fit, G
 from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, adam
 from pyro_nas.reading.pruning import moments
 
@@ -38,16 +40,16 @@ class LearnedPrior(Protocol):
 
 def fit(
     model: nn.Module,
-    guide: Callable[..., Any],
+    guide: G,
     train: Source,
     valid: Source | None = None,
     *,
     every: int = 10,
     optimizer: OptimizerFactory | None = None,
     scheduler: SchedulerFactory | None = None,
-    **options: Any,
-) -> list[Record]:
-    """Fit a guide, and the scales of the model's learned prior to the evidence; return a record of each epoch.
+    **options: Unpack[FitOptions],
+) -> Fit[G]:
+    """Fit a guide, and the scales of the model's learned prior to the evidence; return the ``Fit``.
 
     After ``every`` epochs of steps in q(w) one of h: for a Normal prior of zero mean, s_g² = mean over the group of
     μ_i² + σ_i², whatever λ is. Other arguments as ``svi.fit``. The guide's law of the packed site "weights" must know
@@ -75,7 +77,7 @@ def fit(
         return session.run({"weights": stepper}, step)
 
 
-def _learned_prior(model: Any) -> LearnedPrior:
+def _learned_prior(model: object) -> LearnedPrior:
     parts = list(model.modules()) if isinstance(model, nn.Module) else []
     found = [part for part in parts if isinstance(part, LearnedPrior)]
     if len(found) != 1:
@@ -86,7 +88,7 @@ def _learned_prior(model: Any) -> LearnedPrior:
     return found[0]
 
 
-def _second_moment(prior: LearnedPrior, guide: Callable[..., Any], args: tuple) -> torch.Tensor:
+def _second_moment(prior: LearnedPrior, guide: PyroCallable, args: tuple[object, ...]) -> torch.Tensor:
     """Return E_q w² = μ² + σ² of each weight, (size,)."""
     mean, sd = moments(guide, prior.packing, *args)
     return prior.packing.pack({name: mean[name].square() + sd[name].square() for name in mean})

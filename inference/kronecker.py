@@ -22,8 +22,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_nas import checks
 from pyro_nas.data import Pair
-from pyro_nas.evidence.sites import sample_sites
-from pyro_nas.inference.laplace_approximation import Approximation, LogDensity, check_mode, find_mode
+from pyro_nas.evidence.currencies import PyroCallable, Site, Sites, SpaceModel
+from pyro_nas.evidence.sites import local_parameters, sample_sites
+from pyro_nas.inference.laplace_approximation import LogDensity, approximation, check_mode, find_mode
+from pyro_nas.inference.result import Fit
 
 NO_SHAPE = torch.Size()
 
@@ -47,57 +49,62 @@ class KroneckerNormal(TorchDistribution):
     @property
     def variance(self) -> torch.Tensor:
         """The diagonal of P⁻¹."""
-        return self.precision.diag(exponent=-1)
+        diagonal: torch.Tensor = self.precision.diag(exponent=-1)
+        return diagonal
 
-    def rsample(self, sample_shape=NO_SHAPE):
+    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = NO_SHAPE) -> torch.Tensor:
         """Draw m + P^{-½} ε."""
         noise = torch.randn(*sample_shape, *self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
         return self.loc + self._power(noise, -0.5)
 
-    def log_prob(self, value):
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Return ½ (log det P − size log 2π − (w − m)ᵀ P (w − m))."""
         away = value - self.loc
         square = (away * self._power(away, 1.0)).sum(-1)
-        return 0.5 * (self.precision.logdet() - len(self.loc) * math.log(2 * math.pi) - square)
+        density: torch.Tensor = 0.5 * (self.precision.logdet() - len(self.loc) * math.log(2 * math.pi) - square)
+        return density
 
     def _power(self, vectors: torch.Tensor, exponent: float) -> torch.Tensor:
-        return self.precision.bmm(vectors.reshape(-1, 1, len(self.loc)), exponent=exponent).view_as(vectors)
+        product: torch.Tensor = self.precision.bmm(vectors.reshape(-1, 1, len(self.loc)), exponent=exponent)
+        return product.view_as(vectors)
 
 
 class AutoKronecker(AutoContinuous):
     """An autoguide whose law is a ``KroneckerNormal``."""
 
-    def __init__(self, model: Any, law: KroneckerNormal, values: Mapping[str, torch.Tensor]):
+    def __init__(self, model: PyroCallable, law: KroneckerNormal, values: Mapping[str, torch.Tensor]):
         super().__init__(model, init_loc_fn=init_to_value(values=dict(values)))
         self.law = law
 
-    def get_posterior(self, *args: Any, **kwargs: Any) -> KroneckerNormal:
+    def get_posterior(self, *args: object, **kwargs: object) -> KroneckerNormal:
         """Return the law of all weights."""
         return self.law
 
-    def _loc_scale(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def _loc_scale(self, *args: object, **kwargs: object) -> tuple[torch.Tensor, torch.Tensor]:
         return self.law.loc, self.law.variance.sqrt()
 
 
 def fit(
-    model: Any,
+    model: SpaceModel,
     train: Pair,
     *,
     start: Mapping[str, torch.Tensor] | None = None,
     steps: int = 1000,
     batch_size: int = 256,
     seed: int = 0,
-) -> Approximation:
+) -> Fit[AutoKronecker]:
     """Return the normal approximation at a mode of log p(y | x, w) + λ log p(w) by Kronecker factors, and its evidence.
 
-    As ``laplace_approximation.fit``, whose mode, meaning and arguments these are, with q(w) = N(w*, P⁻¹), P = K/λ + T, T the
-    precision of the prior and K the factors. Exact for a linear-Gaussian model of one output without a bias.
+    As ``laplace_approximation.fit``, whose mode, meaning and arguments these are, with q(w) = N(w*, P⁻¹),
+    P = K/λ + T, T the precision of the prior and K the factors. Exact for a linear-Gaussian model of one output
+    without a bias.
 
     ``model``: a ``Model`` with nothing to choose, linear and convolutional layers, a centred normal prior with one
     scale a tensor, and a Gaussian or categorical likelihood. ``batch_size``: data whose factors are computed together;
     of several batches the factors, not their products, are added.
 
-    Raises ImportError without laplace-torch, ValueError for another model, and what ``laplace_approximation.fit`` raises.
+    Raises ImportError without laplace-torch, ValueError for another model, and what
+    ``laplace_approximation.fit`` raises.
     Ritter, Botev and Barber 2018; Daxberger et al. 2021.
     """
     try:
@@ -127,12 +134,13 @@ def fit(
         with torch.no_grad():
             fitness, prior = density.terms(mode, x, y)
             guide = AutoKronecker(model, KroneckerNormal(mode, precision), density.unpack(mode))
-            guide(x, y)  # an autoguide learns its shapes from a first run
+            with local_parameters(guide):
+                guide(x, y)  # an autoguide learns its shapes from a first run
     volume = 0.5 * (len(mode) * math.log(2 * math.pi) - float(precision.logdet()))
-    return Approximation(guide, float(fitness) + density.complexity * (float(prior) + volume), float(fitness))
+    return approximation(density, guide, float(fitness), float(prior) + volume)
 
 
-def _likelihood(observed: list[Any]) -> tuple[str, dict[str, Any]]:
+def _likelihood(observed: list[Site]) -> tuple[str, dict[str, Any]]:
     """Return laplace-torch's name of the likelihood and its options, the weight of a datum among them."""
     law = observed[0]["fn"] if len(observed) == 1 else None
     weight = {} if law is None else {"weight": float(observed[0]["scale"])}
@@ -143,13 +151,14 @@ def _likelihood(observed: list[Any]) -> tuple[str, dict[str, Any]]:
         if len(noise) == 1:
             return "regression", {"sigma_noise": noise, **weight}
     raise ValueError(
-        f"model: expected a Gaussian likelihood of one noise, or a categorical one, got {law}. Use laplace_approximation.fit."
+        f"model: expected a Gaussian likelihood of one noise, or a categorical one, got {law}. "
+        "Use laplace_approximation.fit."
     )
 
 
-def _prior_scales(model: Any, latent: dict[str, Any]) -> torch.Tensor:
+def _prior_scales(model: SpaceModel, latent: Sites) -> torch.Tensor:
     """Return the prior's standard deviation of each tensor, (tensor,)."""
-    law: Any = latent["weights"]["fn"] if list(latent) == ["weights"] else None
+    law = latent["weights"]["fn"] if list(latent) == ["weights"] else None
     normal = isinstance(law, Independent) and isinstance(law.base_dist, Normal) and not bool(law.mean.any())
     if not hasattr(model, "network") or not hasattr(model, "packing") or not normal:
         raise ValueError(
@@ -157,6 +166,7 @@ def _prior_scales(model: Any, latent: dict[str, Any]) -> torch.Tensor:
             f"of {checks.describe(model)}. Use laplace_approximation.fit."
         )
     everything = [name for name, _ in model.network.named_parameters()]
+    assert isinstance(law, Independent)
     scales = law.base_dist.scale.split(model.packing.sizes)
     if everything != model.packing.names or any(bool((scale != scale[0]).any()) for scale in scales):
         raise ValueError(
@@ -166,8 +176,9 @@ def _prior_scales(model: Any, latent: dict[str, Any]) -> torch.Tensor:
     return torch.stack([scale[0] for scale in scales])
 
 
-def _network(model: Any, mode: torch.Tensor) -> nn.Module:
+def _network(model: SpaceModel, mode: torch.Tensor) -> nn.Module:
     """Return a copy of the model's network with the weights of a mode, open to gradients."""
     network = copy.deepcopy(model.network)
     network.load_state_dict(model.packing.unpack(mode), strict=False)
-    return network.requires_grad_(True)
+    network.requires_grad_(True)
+    return network

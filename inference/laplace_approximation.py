@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import pyro
 import torch
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoMultivariateNormal, init_to_value
 from pyro.infer.autoguide.guides import AutoContinuous
-from torch import nn
 from torch.distributions import biject_to
 from torch.func import grad, vjp
 
 from pyro_nas import checks
 from pyro_nas.data import Inputs, Pair, check_pair
+from pyro_nas.evidence.currencies import PyroCallable, Sites
 from pyro_nas.evidence.packing import Packing
-from pyro_nas.evidence.sites import COMPLEXITY, Substitute, is_structure, log_prob_of, sample_sites
+from pyro_nas.evidence.sites import COMPLEXITY, Substitute, is_structure, local_parameters, log_prob_of, sample_sites
+from pyro_nas.inference.result import Fit, G
 from pyro_nas.reading.posterior import each_draw, evaluation_mode
 
 CURVATURES = ("full", "diagonal")
@@ -27,16 +27,7 @@ MAX_RISE = 0.01  # nats that a mode may lie below the top of its own quadratic
 ROWS = 256  # of the Hessian, computed together
 
 
-@dataclass(frozen=True)
-class Approximation:
-    """A normal posterior, the evidence in nats, and log p(y | x, w*) at the mode; the rest is the Occam factor."""
-
-    guide: AutoContinuous
-    evidence: float
-    log_likelihood: float
-
-
-class LogDensity(AbstractContextManager):
+class LogDensity(AbstractContextManager["LogDensity"]):
     """log p(y | x, w) and log p(w) of a Pyro model, functions of one vector of all latent sites, unconstrained.
 
     Where a site is constrained, log p(w) has the Jacobian of its bijection: it is the density of the vector. Sites that
@@ -46,7 +37,7 @@ class LogDensity(AbstractContextManager):
     Raises ValueError for a structure, λ or another discrete site among the latent ones.
     """
 
-    def __init__(self, model: Callable[..., Any], data: Pair, seed: int):
+    def __init__(self, model: PyroCallable, data: Pair, seed: int):
         self.model = checks.is_callable("model", model, "a Pyro model")
         self.data, self.seed = check_pair("train", data), checks.seed(seed)
         if hasattr(model, "check"):
@@ -55,7 +46,8 @@ class LogDensity(AbstractContextManager):
         with self, pyro.validation_enabled(True):
             sites = self._draw()
         refused = [name for name in sites if is_structure(name) or name == COMPLEXITY]
-        refused += [name for name, site in sites.items() if name not in refused and site["fn"].support.is_discrete]
+        discrete = [n for n, site in sites.items() if site["fn"].support is None or site["fn"].support.is_discrete]
+        refused += [name for name in discrete if name not in refused]
         if refused or not sites:
             raise ValueError(
                 f"model: expected real latent sites alone, got {list(sites)}, of which {refused} are none. Derive the "
@@ -72,11 +64,10 @@ class LogDensity(AbstractContextManager):
         self._stack.enter_context(torch.random.fork_rng())
         torch.manual_seed(self.seed)
         self._stack.enter_context(pyro.validation_enabled(False))
-        if isinstance(self.model, nn.Module):
-            self._stack.enter_context(evaluation_mode(self.model))
+        self._stack.enter_context(evaluation_mode(self.model))
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stack.close()
 
     def terms(self, vector: torch.Tensor, x: Inputs, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -107,22 +98,24 @@ class LogDensity(AbstractContextManager):
         """Return the values of the sites, {site: (draw, …)}, of vectors of shape (draw, size)."""
         return {name: self.transforms[name](part) for name, part in self.packing.unpack(vectors).items()}
 
-    def _draw(self) -> dict[str, Any]:
+    def _draw(self) -> Sites:
         with torch.no_grad():
             sites = sample_sites(self.model, self.data)
         return {name: site for name, site in sites.items() if not site["is_observed"]}
 
 
 def fit(
-    model: Callable[..., Any],
+    model: PyroCallable,
     train: Pair,
     *,
     curvature: str = "full",
     start: Mapping[str, torch.Tensor] | None = None,
     steps: int = 1000,
     seed: int = 0,
-) -> Approximation:
+) -> Fit[AutoContinuous]:
     """Return the normal approximation at a mode w* of log p(y | x, w) + λ log p(w), and the evidence that it gives.
+
+    The posterior of the ``Fit`` is a guide; its one record has log p(y | x, w*) beside the evidence.
 
     q(w) = N(w*, λ H⁻¹) and, in nats, with d weights and H the Hessian of the negative objective,
     𝔏(λ) = log p(y | x, w*) + λ (log p(w*) + ½ log det(2πλ H⁻¹)). At λ = 1 it approximates log p(y | x); for every λ it
@@ -145,13 +138,27 @@ def fit(
         mode = find_mode(density, start, steps)
         with torch.no_grad():
             likelihood, prior = density.terms(mode, *density.data)
-            linearised: Any = vjp(grad(density.joint), mode)
-            slope, product = linearised
+            slope, product = linearised(density.joint, mode)
             hessian = _hessian(lambda vectors: -torch.vmap(product)(vectors)[0], mode, curvature)
             log_determinant = _log_determinant(hessian, slope)
             guide = _normal(density, mode, hessian)
     volume = 0.5 * (len(mode) * math.log(2 * math.pi * density.complexity) - log_determinant)
-    return Approximation(guide, float(likelihood) + density.complexity * (float(prior) + volume), float(likelihood))
+    return approximation(density, guide, float(likelihood), float(prior) + volume)
+
+
+def approximation(density: LogDensity, guide: G, log_likelihood: float, occam: float) -> Fit[G]:
+    """Return the result of a normal approximation: its one record holds log p(y | x, w*) and the Occam factor."""
+    evidence = log_likelihood + density.complexity * occam
+    record = {"evidence": evidence, "log_likelihood": log_likelihood, "occam_factor": occam}
+    return Fit(density.model, guide, [record], evidence)
+
+
+def linearised(
+    function: Callable[[torch.Tensor], torch.Tensor], vector: torch.Tensor
+) -> tuple[torch.Tensor, Callable[[torch.Tensor], tuple[torch.Tensor]]]:
+    """Return the gradient of a scalar function at a vector, (size,), and the map v ↦ (Hessian · v,)."""
+    outcome: tuple[Any, ...] = vjp(grad(function), vector)
+    return outcome[0], outcome[1]
 
 
 def _checked_start(density: LogDensity, start: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -229,8 +236,9 @@ def _normal(density: LogDensity, mode: torch.Tensor, hessian: torch.Tensor) -> A
     """Return the guide N(w*, λ H⁻¹) in the coordinates of the vector."""
     initial = init_to_value(values=density.unpack(mode))
     kind = AutoDiagonalNormal if hessian.dim() == 1 else AutoMultivariateNormal
-    guide: Any = kind(density.model, init_loc_fn=initial)
-    guide(*density.data)  # an autoguide learns its shapes, and its location, from a first run
+    guide: Any = kind(density.model, init_loc_fn=initial)  # its scale is a PyroParam, to be set as a tensor
+    with local_parameters(guide):
+        guide(*density.data)  # an autoguide learns its shapes, and its location, from a first run
     if hessian.dim() == 1:
         guide.scale = (density.complexity / hessian).sqrt()
     else:
@@ -238,4 +246,5 @@ def _normal(density: LogDensity, mode: torch.Tensor, hessian: torch.Tensor) -> A
         factor = torch.linalg.cholesky(covariance)
         guide.scale = factor.diagonal().clone()
         guide.scale_tril = factor / factor.diagonal()[:, None]
-    return guide
+    fitted: AutoContinuous = guide
+    return fitted

@@ -9,7 +9,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from typing import Generic
 
 import pyro
 import torch
@@ -20,22 +20,24 @@ from pyro_nas import checks
 from pyro_nas.augmentation import augmented
 from pyro_nas.data import Batches, Pair, Source
 from pyro_nas.evidence import Terms, evaluate
+from pyro_nas.evidence.currencies import PyroCallable
 from pyro_nas.graph.network import Network
 from pyro_nas.inference.checkpoint import Checkpoint
-from pyro_nas.inference.options import Options, Record
+from pyro_nas.inference.options import Options
+from pyro_nas.inference.result import Fit, G, Record
 from pyro_nas.inference.schedules import Schedule
 from pyro_nas.inference.state import FitState, named_parameters
 from pyro_nas.inference.stepper import NonFiniteLoss, OptimizerFactory, SchedulerFactory, Stepper
 from pyro_nas.reading.structure_posterior import choice_probabilities
 
 
-class Session(AbstractContextManager):
+class Session(AbstractContextManager["Session[G]"], Generic[G]):
     """A fit in progress: its data, parameters, random state and modes, checked before the first step.
 
     Within the context the random state is the fit's own, started at its seed, and Pyro validates only the first pass.
     """
 
-    def __init__(self, model: Any, guide: Any, train: Source, valid: Source | None, options: Options):
+    def __init__(self, model: PyroCallable, guide: G, train: Source, valid: Source | None, options: Options):
         checks.is_callable("model", model, "a Pyro model")
         checks.is_callable("guide", guide, "a Pyro guide")
         self.model, self.guide, self.options = model, guide, options
@@ -59,7 +61,7 @@ class Session(AbstractContextManager):
         self.steps = options.epochs * len(self.train)
         self._stack = ExitStack()
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Session[G]:
         try:
             self._first_pass()
         except BaseException:
@@ -83,7 +85,7 @@ class Session(AbstractContextManager):
         if not any(name.startswith("guide.") for name in self.named):
             raise ValueError("guide: expected parameters to fit, got none.")
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self._train_mode(False)
         self._stack.close()
 
@@ -93,8 +95,8 @@ class Session(AbstractContextManager):
         parameters = {name: self.named[name] for name in names}
         return Stepper(evidence, parameters, self.train.size, self.steps, optimizer, scheduler, self.options)
 
-    def run(self, steppers: dict[str, Stepper], step: Callable[[int, Pair], Terms]) -> list[Record]:
-        """Run all epochs and return their records."""
+    def run(self, steppers: dict[str, Stepper], step: Callable[[int, Pair], Terms]) -> Fit[G]:
+        """Run all epochs, and return to the best where patience was lost or to be lost."""
         options = self.options
         sources = {"train": self.train, "valid": self.valid}
         generators = {name: b.generator for name, b in sources.items() if b is not None and b.generator is not None}
@@ -130,10 +132,12 @@ class Session(AbstractContextManager):
                     checkpoint.save(tensors, {"steppers": position, "history": history, "steps": self.steps})
                 bar.update()
                 bar.set_postfix(evidence=f"{record['evidence']:.4g}")
+        last = history[-1]
         if best:
             state.restore(best)
+            last = history[_best_epoch(history)]
         self._set_progress(self.steps)
-        return history
+        return Fit(self.model, self.guide, history, last["evidence"])
 
     def _epoch(self, epoch: int, state: FitState, step: Callable[[int, Pair], Terms]) -> Record:
         good = state.snapshot()
@@ -192,7 +196,7 @@ class Session(AbstractContextManager):
                 part.train(mode)
 
 
-def _check_dealt(model: Any, y: torch.Tensor, particles: int) -> None:
+def _check_dealt(model: object, y: torch.Tensor, particles: int) -> None:
     """Raise where a model cannot take data with a particle axis, or a batch has fewer data than particles."""
     network = getattr(model, "network", None)
     if not isinstance(network, Network):
@@ -206,7 +210,7 @@ def _check_dealt(model: Any, y: torch.Tensor, particles: int) -> None:
         raise ValueError(f"dealt: expected {particles} data in a batch or more, one a particle, got {len(y)}.")
 
 
-def _check_schedule(model: Any, name: str, schedule: Schedule) -> None:
+def _check_schedule(model: object, name: str, schedule: Schedule) -> None:
     """Raise where the model refuses the schedule's first or last value, or has a prior there; change nothing."""
     before = getattr(model, name)
     if not isinstance(before, float):

@@ -5,17 +5,43 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
-from typing import Any
+from typing import TypedDict
 
 import torch
 
 from pyro_nas import checks
 from pyro_nas.augmentation import Augmentation
 from pyro_nas.evidence import Evidence
+from pyro_nas.evidence.currencies import PyroCallable
 from pyro_nas.inference.checkpoint import Checkpoint
+from pyro_nas.inference.result import Record
 from pyro_nas.inference.schedules import Schedule
 
-Record = dict[str, Any]
+
+class FitOptions(TypedDict, total=False):
+    """The options of every fit by name, for editors and type checkers; ``Options`` says what they mean."""
+
+    epochs: int
+    batch_size: int
+    temperature: Schedule | None
+    complexity: Schedule | None
+    local_reparameterization: bool
+    structure_per_example: bool
+    particles: int
+    enumerate_discrete: bool
+    patience: int | None
+    measure_validation: bool
+    callbacks: Sequence[Callable[[Record], object]]
+    checkpoint: str | PathLike[str] | None
+    resume: bool
+    seed: int
+    max_gradient_norm: float | None
+    progress: bool
+    vectorize_particles: bool
+    dealt: bool
+    stratified: bool
+    emphasis: Callable[[torch.Tensor], torch.Tensor] | None
+    augmentation: Augmentation | None
 
 
 @dataclass(frozen=True)
@@ -48,7 +74,7 @@ class Options:
     enumerate_discrete: bool = False
     patience: int | None = None
     measure_validation: bool = True
-    callbacks: Sequence[Callable[[Record], Any]] = ()
+    callbacks: Sequence[Callable[[Record], object]] = ()
     checkpoint: str | PathLike[str] | None = None
     resume: bool = False
     seed: int = 0
@@ -60,7 +86,7 @@ class Options:
     emphasis: Callable[[torch.Tensor], torch.Tensor] | None = None
     augmentation: Augmentation | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.integer("epochs", self.epochs, low=1)
         checks.integer("batch_size", self.batch_size, low=1)
         checks.integer("particles", self.particles, low=1)
@@ -98,13 +124,19 @@ class Options:
                 "Pass resume=True to continue it, or another folder."
             )
 
-    def evidence(self, model: Any, guide: Any) -> Evidence:
+    def evidence(self, model: PyroCallable, guide: PyroCallable) -> Evidence:
         """Return the evidence of a pair, estimated as these options say."""
-        flags = (self.particles, self.enumerate_discrete, self.vectorize_particles, self.emphasis)
-        return Evidence(model, guide, *flags)
+        return Evidence(
+            model,
+            guide,
+            self.particles,
+            enumerate_discrete=self.enumerate_discrete,
+            vectorize_particles=self.vectorize_particles,
+            emphasis=self.emphasis,
+        )
 
     @classmethod
-    def of(cls, options: dict[str, Any]) -> Options:
+    def of(cls, options: FitOptions) -> Options:
         """Return checked options; name the nearest match of an unknown one."""
         for name in options:
             checks.one_of("option", name, [field.name for field in fields(cls)])

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 import torch
 
 from pyro_nas import checks
-from pyro_nas.graph.enumeration import Vertex, all_structures, count_structures, key_of_structure, random_structure
+from pyro_nas.graph.enumeration import (
+    StructureKey,
+    Vertex,
+    all_structures,
+    count_structures,
+    key_of_structure,
+    random_structure,
+)
 from pyro_nas.graph.space import Space
 
 Score = Callable[[Vertex], float]
@@ -44,7 +51,7 @@ def distinct(space: Space, count: int, generator: torch.Generator) -> list[Verte
         raise ValueError("space: expected one with open choices to search, got one without.")
     if count >= count_structures(space):
         return list(all_structures(space))
-    found: dict[tuple, Vertex] = {}
+    found: dict[StructureKey, Vertex] = {}
     while len(found) < count:
         structure = random_structure(space, generator)
         found.setdefault(key_of_structure(structure), structure)

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import log_softmax, logsigmoid
 
 from pyro_nas import checks
-from pyro_nas.graph.enumeration import Vertex, key_of_structure
+from pyro_nas.graph.enumeration import StructureKey, Vertex, key_of_structure
 from pyro_nas.graph.space import Space
 from pyro_nas.inference.random_search import Score, Scored, evaluated
 
@@ -59,7 +59,7 @@ class Policy:
         return torch.stack(terms).sum()
 
     def _simplex(self, site: str) -> bool:
-        return self.space.choices()[site].restriction.startswith("simplex")
+        return self.space.choices()[site].on_simplex
 
 
 class MovingBaseline:
@@ -113,7 +113,7 @@ def search(
     generator = torch.Generator().manual_seed(checks.seed(seed))
     policy, baseline = Policy.uniform(space), MovingBaseline(decay)
     optimizer = torch.optim.Adam(list(policy.logits.values()), lr=lr)
-    scored: dict[tuple, Scored] = {}
+    scored: dict[StructureKey, Scored] = {}
     for step in range(steps):
         structure = policy.sample(generator)
         key = key_of_structure(structure)

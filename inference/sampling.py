@@ -8,65 +8,71 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import pyro
 import torch
 from pyro.infer import MCMC, NUTS
-from torch import nn
 from torch.distributions import biject_to
 
 from pyro_nas import checks
 from pyro_nas.data import Pair, check_pair
+from pyro_nas.evidence.currencies import PyroCallable
 from pyro_nas.evidence.estimator import MAX_ENUMERATED
 from pyro_nas.evidence.sites import Substitute, log_prob_of, sample_sites, support_rows
-from pyro_nas.reading.arviz_export import az
+from pyro_nas.reading.arviz_export import r_hat
 from pyro_nas.reading.importance import check_unscaled
 from pyro_nas.reading.posterior import each_draw, evaluation_mode
 
-Draws = dict[str, torch.Tensor]
 
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Chains:
-    """Draws of the posterior, {site: (draw, …)} a chain: a list that ``to_arviz`` takes.
+    """dict[str, torch.Tensor] of the posterior, {site: (draw, …)} a chain: a list that ``to_arviz`` takes.
 
     ``divergences`` counts each chain's divergent transitions after the warm-up. ``values`` are those of the discrete
     sites together, and ``probabilities`` p(value | w, D) at each draw, (chain, draw, value).
     """
 
-    chains: list[Draws]
+    chains: list[dict[str, torch.Tensor]]
     divergences: list[int]
-    values: list[Draws]
+    values: list[dict[str, torch.Tensor]]
     probabilities: torch.Tensor
 
+    def __repr__(self) -> str:
+        """Return the size of the chains, divergences, and the largest r-hat of each site."""
+        draws = len(next(iter(self.chains[0].values())))
+        lines = [f"{len(self.chains)} chains of {draws} draws, divergences {self.divergences}"]
+        lines += [
+            f"  {site:<24}  {tuple(table.shape)}  largest r-hat {table.max():.3f}" for site, table in self.r_hat.items()
+        ]
+        return "\n".join(lines + [f"  {site:<24}  discrete" for site in self.values[0]])
+
     @property
-    def draws(self) -> Draws:
+    def draws(self) -> dict[str, torch.Tensor]:
         """The draws of all chains, {site: (draw, …)}."""
         return {site: torch.cat([chain[site] for chain in self.chains]) for site in self.chains[0]}
 
     @property
-    def structures(self) -> list[tuple[Draws, float]]:
+    def structures(self) -> list[tuple[dict[str, torch.Tensor], float]]:
         """The values of the discrete sites with their posterior probabilities, best first: the mean of p(Γ | w, D)."""
         means = self.probabilities.mean((0, 1)).tolist()
         return sorted(zip(self.values, means, strict=True), key=lambda entry: -entry[1])
 
     @property
-    def r_hat(self) -> Draws:
+    def r_hat(self) -> dict[str, torch.Tensor]:
         """Rank-normalised split r-hat of the continuous sites, 1 where chains agree (Vehtari et al. 2021)."""
         table = {}
         for site in self.chains[0].keys() - self.values[0].keys():
             stacked = torch.stack([chain[site] for chain in self.chains])  # (chain, draw, …)
             columns = stacked.double().flatten(2).unbind(-1) if stacked.dim() > 2 else [stacked.double()]
-            table[site] = torch.tensor([float(az.rhat(one.numpy())) for one in columns]).view(stacked.shape[2:])
+            table[site] = torch.tensor([r_hat(column) for column in columns]).view(stacked.shape[2:])
         return table
 
 
 def nuts(
-    model: Callable[..., Any], data: Pair, *, draws: int = 1000, warmup: int = 500, chains: int = 4, seed: int = 0
+    model: PyroCallable, data: Pair, *, draws: int = 1000, warmup: int = 500, chains: int = 4, seed: int = 0
 ) -> Chains:
     """Draw from the posterior p(w, Γ | D) by the No-U-Turn sampler; discrete sites are summed out, then drawn.
 
@@ -89,7 +95,7 @@ def nuts(
 class Target:
     """log p(D, w) of a model at unconstrained w, discrete sites summed out, the likelihood to a power."""
 
-    def __init__(self, model: Callable[..., Any], data: Pair):
+    def __init__(self, model: PyroCallable, data: Pair):
         self.model, self.data = model, data
         sites = sample_sites(model, data)
         check_unscaled(sites.items())
@@ -117,12 +123,12 @@ class Target:
                 "For hard structures use structures.categorical."
             ) from None
 
-    def prior_draws(self, count: int, everywhere: bool = False) -> Draws:
+    def prior_draws(self, count: int, *, everywhere: bool = False) -> dict[str, torch.Tensor]:
         """Return unconstrained draws of the prior where the log-density is finite, {site: (draw, …)}.
 
         With ``everywhere`` a draw where it is not raises: without those, draws are of another prior.
         """
-        found: list[Draws] = []
+        found: list[dict[str, torch.Tensor]] = []
         for _ in range(100 * count):
             sites = sample_sites(self.model, self.data)
             values = {name: bijection.inv(sites[name]["value"].detach()) for name, bijection in self.bijections.items()}
@@ -138,11 +144,11 @@ class Target:
                 return {name: torch.stack([one[name] for one in found]) for name in self.bijections}
         raise ValueError(f"model: expected finite log-densities at draws of the prior, got {len(found)} of {count}.")
 
-    def constrain(self, unconstrained: Draws) -> Draws:
+    def constrain(self, unconstrained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the values of sites at unconstrained ones."""
         return {name: self.bijections[name](value) for name, value in unconstrained.items()}
 
-    def log_joints(self, continuous: Draws) -> tuple[torch.Tensor, torch.Tensor]:
+    def log_joints(self, continuous: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return log p(w, v) and log p(D | w, v) for each value v of the discrete sites, (value,) each."""
         rows = []
         for value in self.values:
@@ -154,21 +160,22 @@ class Target:
         return torch.stack(rows[::2]), torch.stack(rows[1::2])
 
     @torch.no_grad()
-    def conditional(self, power: float, continuous: Draws) -> tuple[torch.Tensor, torch.Tensor]:
+    def conditional(self, power: float, continuous: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return p(v | w, D) of each value v, the likelihood to a power, and log p(D | w, v), (value,) each."""
         prior, likelihood = (term.double() for term in self.log_joints(continuous))
         return (prior + power * likelihood).softmax(0), likelihood
 
-    def potential(self, power: float, unconstrained: Draws) -> torch.Tensor:
+    def potential(self, power: float, unconstrained: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return −log of the density at unconstrained values."""
         continuous = self.constrain(unconstrained)
         jacobians = [self.bijections[n].log_abs_det_jacobian(z, continuous[n]).sum() for n, z in unconstrained.items()]
         prior, likelihood = self.log_joints(continuous)
-        return -((prior + power * likelihood).logsumexp(0) + sum(jacobians))
+        density: torch.Tensor = (prior + power * likelihood).logsumexp(0) + sum(jacobians)
+        return -density
 
 
 @contextmanager
-def sampling_of(model: Any, data: Pair, draws: int, warmup: int, chains: int, seed: int) -> Iterator[Target]:
+def sampling_of(model: PyroCallable, data: Pair, draws: int, warmup: int, chains: int, seed: int) -> Iterator[Target]:
     """Check arguments; within the context the model is in evaluation mode, and the random state starts at the seed."""
     checks.is_callable("model", model, "a Pyro model")
     checks.integer("draws", draws, low=4, remedy="r-hat and standard errors need as many.")
@@ -177,13 +184,15 @@ def sampling_of(model: Any, data: Pair, draws: int, warmup: int, chains: int, se
     x, y = check_pair("data", data)
     if hasattr(model, "check"):
         model.check(x, y)
-    with evaluation_mode(model) if isinstance(model, nn.Module) else nullcontext(), torch.random.fork_rng():
+    with evaluation_mode(model), torch.random.fork_rng():
         torch.manual_seed(checks.seed(seed))
         with pyro.validation_enabled(False):  # a trial step may leave the support
             yield Target(model, (x, y))
 
 
-def run_chain(target: Target, power: float, before: Draws, draws: int, warmup: int) -> tuple[Draws, int]:
+def run_chain(
+    target: Target, power: float, before: dict[str, torch.Tensor], draws: int, warmup: int
+) -> tuple[dict[str, torch.Tensor], int]:
     """Return unconstrained draws of one chain, {site: (draw, …)}, and its number of divergent transitions.
 
     It starts at the last draw ``before``. Several give the scale of each element, which else the warm-up learns.
@@ -192,7 +201,7 @@ def run_chain(target: Target, power: float, before: Draws, draws: int, warmup: i
     scale = {name: z.std(0) + 1e-6 if known else torch.ones_like(z[0]) for name, z in before.items()}
     start = {name: z[-1] / scale[name] for name, z in before.items()}
 
-    def potential(scaled: Draws) -> torch.Tensor:
+    def potential(scaled: dict[str, torch.Tensor]) -> torch.Tensor:
         return target.potential(power, {name: scale[name] * z for name, z in scaled.items()})
 
     kernel = NUTS(potential_fn=potential, adapt_mass_matrix=not known)

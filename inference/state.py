@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,16 +11,17 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import nn
 
-from pyro_nas.evidence.sites import is_structure, sample_sites
+from pyro_nas.evidence.currencies import PyroCallable, SampleMessage, Sites
+from pyro_nas.evidence.sites import is_structure, local_parameters, sample_sites
 from pyro_nas.inference.stepper import Stepper
 
 
-def named_parameters(model: Any, guide: Any, args: tuple) -> dict[str, torch.Tensor]:
+def named_parameters(model: PyroCallable, guide: PyroCallable, args: tuple[object, ...]) -> dict[str, torch.Tensor]:
     """Return all parameters to optimise: those of modules, and what plain callables declare by ``pyro.param``."""
     named: dict[str, torch.Tensor] = {}
     for prefix, part in (("model", model), ("guide", guide)):
-        with torch.no_grad():
-            nodes: dict[str, Any] = poutine.trace(part).get_trace(*args).nodes
+        with torch.no_grad(), local_parameters(part):
+            nodes = poutine.trace(part).get_trace(*args).nodes
         if isinstance(part, nn.Module):
             named.update({f"{prefix}.{name}": p for name, p in part.named_parameters() if p.requires_grad})
         known = {id(value) for value in named.values()}
@@ -33,7 +34,7 @@ def named_parameters(model: Any, guide: Any, args: tuple) -> dict[str, torch.Ten
 
 
 def split_parameters(
-    guide: Callable[..., Any], args: tuple, named: Mapping[str, torch.Tensor]
+    guide: PyroCallable, args: tuple[object, ...], named: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Return (weight parameters, structure parameters): a structure parameter is one that a structure site depends on.
 
@@ -63,7 +64,7 @@ def split_parameters(
 class _DetachedStructure(Messenger):
     """Pass draws of structure on without their gradients."""
 
-    def _pyro_post_sample(self, msg: Any) -> None:
+    def _pyro_post_sample(self, msg: SampleMessage) -> None:
         if _is_structure(msg["name"]):
             msg["value"] = msg["value"].detach()
 
@@ -72,7 +73,7 @@ def _is_structure(name: str) -> bool:
     return is_structure(name.removesuffix("_unconstrained"))
 
 
-def _reached(sites: Mapping[str, Any], named: Mapping[str, torch.Tensor], structure: bool) -> set[str]:
+def _reached(sites: Sites, named: Mapping[str, torch.Tensor], structure: bool) -> set[str]:
     """Return the parameters that the draws of structure, or of all else, depend on."""
     outputs = []
     for name, site in sites.items():
@@ -92,8 +93,8 @@ class FitState:
 
     def __init__(
         self,
-        model: Any,
-        guide: Any,
+        model: PyroCallable,
+        guide: PyroCallable,
         named: Mapping[str, torch.Tensor],
         steppers: Mapping[str, Stepper],
         generators: Mapping[str, torch.Generator],

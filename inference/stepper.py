@@ -12,11 +12,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_nas import checks
+from pyro_nas.data import Inputs
 from pyro_nas.evidence import Evidence
 from pyro_nas.evidence.effects import LocalReparameterization, Stratified, StructurePerExample
 from pyro_nas.evidence.particles import deal
 from pyro_nas.evidence.sites import COMPLEXITY
 from pyro_nas.evidence.terms import Terms
+from pyro_nas.graph.memory import keep_heap
 from pyro_nas.inference.options import Options
 
 OptimizerFactory = Callable[[list[torch.Tensor]], Optimizer]
@@ -95,9 +97,9 @@ class Stepper:
             raise TypeError(f"optimizer: expected a torch optimizer, got {checks.describe(self.optimizer)}.")
         self.scheduler = None if scheduler is None else scheduler(self.optimizer, steps)
         self.options = options
-        _keep_heap()
+        keep_heap()
 
-    def __call__(self, step: int, x: Any, y: torch.Tensor) -> Terms:
+    def __call__(self, step: int, x: Inputs, y: torch.Tensor) -> Terms:
         """Make one step."""
         for value in self.values:
             value.grad = None
@@ -121,7 +123,7 @@ class Stepper:
         if self.scheduler is not None:
             self.scheduler.step()
 
-    def terms(self, x: Any, y: torch.Tensor) -> Terms:
+    def terms(self, x: Inputs, y: torch.Tensor) -> Terms:
         """Estimate the evidence on a batch, under the effects that the options switch on."""
         strata = Stratified(COMPLEXITY) if self.options.stratified else nullcontext()
         local = LocalReparameterization() if self.options.local_reparameterization else nullcontext()
@@ -129,7 +131,7 @@ class Stepper:
         if self.options.dealt and len(y) >= self.options.particles:  # else few data are left, for all
             x, y = deal(x, y, self.options.particles)
         with strata as spread, local as effect, each as drawn:
-            terms = self.evidence(x, y)
+            terms: Terms = self.evidence(x, y)
         if drawn is not None and not drawn.sites:
             raise ValueError(
                 "structure_per_example: expected a guide that draws a structure with a gradient, got none. "
@@ -156,13 +158,3 @@ class Stepper:
             f"step {step}: the loss or its gradient is not finite at {', '.join(bad)}. Model and guide are as after "
             "the last whole epoch. Lower the learning rate, or set max_gradient_norm."
         )
-
-
-def _keep_heap() -> None:
-    """Have glibc keep freed memory for the next step: it keeps up to twice the largest block ever freed.
-
-    (``mallopt(3)``, M_TRIM_THRESHOLD; blocks of up to 32 MiB count.) A step that frees more would otherwise get it from
-    the system again, page by page, which took a quarter of the time of a step with five λ. Elsewhere it is an
-    allocation that is never touched.
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")

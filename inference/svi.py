@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Unpack
 
 from pyro_nas.data import Source
+from pyro_nas.evidence.currencies import PyroCallable
 from pyro_nas.inference.loop import Session
-from pyro_nas.inference.options import Options, Record
+from pyro_nas.inference.options import FitOptions, Options
+from pyro_nas.inference.result import Fit, G
 from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, adam
 
 
 def fit(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
+    model: PyroCallable,
+    guide: G,
     train: Source,
     valid: Source | None = None,
     *,
     optimizer: OptimizerFactory | None = None,
     scheduler: SchedulerFactory | None = None,
-    **options: Any,
-) -> list[Record]:
-    """Fit a guide to a model by ascending E_q log p(y | x, w, Γ) − λ KL(q ‖ p); return a record of each epoch.
+    **options: Unpack[FitOptions],
+) -> Fit[G]:
+    """Fit a guide to a model by ascending E_q log p(y | x, w, Γ) − λ KL(q ‖ p); return the ``Fit``.
 
     ``train`` and ``valid``: (x, y), a Dataset or a DataLoader; validation data only measure and stop. ``optimizer`` is
     a function of a list of parameters, ``scheduler`` one of the optimizer and the number of steps (called every step).

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from pyro_nas import checks
 from pyro_nas.data import Pair
+from pyro_nas.evidence.currencies import PyroCallable
 from pyro_nas.inference.sampling import run_chain, sampling_of
-from pyro_nas.reading.arviz_export import az
+from pyro_nas.reading.arviz_export import mean_error
 from pyro_nas.reading.posterior import each_draw
 
 
@@ -34,7 +33,7 @@ class TemperedEvidence:
 
 
 def evidence(
-    model: Callable[..., Any], data: Pair, *, powers: int = 20, draws: int = 250, warmup: int = 50, chains: int = 2,
+    model: PyroCallable, data: Pair, *, powers: int = 20, draws: int = 250, warmup: int = 50, chains: int = 2,
     seed: int = 0,
 ) -> TemperedEvidence:  # fmt: skip
     """Return log p(D) = ∫₀¹ E_t log p(D | w, Γ) dt, E_t over p(w, Γ) p(D | w, Γ)^t, by thermodynamic integration.
@@ -62,7 +61,7 @@ def evidence(
     variances = second.mean((1, 2))
     of_mean, of_variance = coefficients(ts)
     estimates = of_mean.view(-1, 1, 1) * first + of_variance.view(-1, 1, 1) * second
-    errors = [float(az.mcse(estimate.numpy(), method="mean")) for estimate in estimates]
+    errors = [mean_error(estimate) for estimate in estimates]
     correction = float(of_variance @ variances)
     value = float(of_mean @ means) + correction
     return TemperedEvidence(value, math.hypot(*errors), correction, ts, means, variances, divergences)

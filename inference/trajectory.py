@@ -6,41 +6,26 @@ step is a smooth map of the weights, so that it changes the entropy of q_t by th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from itertools import chain, repeat
-from typing import Any
 
 import torch
-from torch.func import grad, vjp
 
 from pyro_nas import checks
 from pyro_nas.data import Batches, Pair, check_pair
-from pyro_nas.inference.laplace_approximation import LogDensity
-from pyro_nas.inference.options import Record
+from pyro_nas.evidence.currencies import Draws, PyroCallable
+from pyro_nas.inference.laplace_approximation import LogDensity, linearised
+from pyro_nas.inference.result import Fit, Record
 from pyro_nas.inference.stepper import NonFiniteLoss
 from pyro_nas.reading.curvature import rademacher
 
 LOG_DETERMINANTS = ("bound", "exact")
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """The records of a path, and the weights of all starts, {site: (start, …)}, after its last step and at its peak."""
-
-    records: list[Record]
-    draws: dict[str, torch.Tensor]
-    peak_draws: dict[str, torch.Tensor]
-
-    @property
-    def peak(self) -> Record:
-        """The record of the highest evidence: where training should stop."""
-        return max(self.records, key=lambda record: record["evidence"])
+KEPT = ("peak", "end")
 
 
 def fit(
-    model: Callable[..., Any],
+    model: PyroCallable,
     train: Pair,
     valid: Pair | None = None,
     *,
@@ -51,8 +36,9 @@ def fit(
     log_determinant: str = "bound",
     probes: int = 1,
     every: int = 1,
+    keep: str = "peak",
     seed: int = 0,
-) -> Trajectory:
+) -> Fit[Draws]:
     """Descend −log p(y | x, w)/N from ``starts`` draws of the prior, and bound the evidence after every step.
 
     w_{t+1} = w_t − β ∇L(w_t) has the Jacobian I − β H_t, so that S_{t+1} = S_t + E log|det(I − β H_t)| and
@@ -67,8 +53,9 @@ def fit(
 
     Every ``every`` steps, at 0 and after the last there is a record: "step", "evidence" and its "standard_error" over
     starts, "log_likelihood", "entropy" (S_t; that of the prior is estimated from the starts), with validation data
-    "valid_log_likelihood", which a ``Model`` scales to its ``num_data``: means over starts. Of the path only the
-    weights of the peak so far are kept.
+    "valid_log_likelihood", which a ``Model`` scales to its ``num_data``: means over starts. The posterior of the
+    ``Fit`` are the weights of all starts, {site: (start, …)}, at the "peak" of the evidence, where training should
+    stop, or at the "end", as ``keep`` says, and its evidence is that of the same record.
 
     Raises ValueError for latent structure or λ, and where "exact" meets an eigenvalue of β H of 1 or more,
     NonFiniteLoss where the descent diverges. Maclaurin, Duvenaud and Adams 2015, "Early stopping is nonparametric
@@ -76,65 +63,75 @@ def fit(
     """
     checks.integer("steps", steps, low=1)
     checks.integer("starts", starts, low=2, remedy="The standard error is over starts.")
-    checks.integer("probes", probes, low=1)
     checks.integer("every", every, low=1)
-    checks.one_of("log_determinant", log_determinant, LOG_DETERMINANTS)
-    rate = checks.number("learning_rate", learning_rate, low=0, open_low=True)
+    checks.one_of("keep", keep, KEPT)
     density = LogDensity(model, train, seed)
+    descent = _Descent(density, learning_rate, log_determinant, probes)
     measured = {"": density.data}
     if valid is not None:
         measured["valid_"] = check_pair("valid", valid)
         if hasattr(model, "check"):
             model.check(*valid)
-    size = len(density.data[1])
     batches: Iterator[Pair] = repeat(density.data)
     if batch_size is not None:
         whole = Batches("train", density.data, batch_size, density.data[1].device)
         batches = chain.from_iterable(repeat(whole))
-
-    def loss(vector: torch.Tensor, batch: Pair) -> torch.Tensor:
-        return -density.terms(vector, *batch)[0] / size
-
-    def advance(vector: torch.Tensor, signs: torch.Tensor, batch: Pair) -> tuple[torch.Tensor, ...]:
-        linearised: Any = vjp(partial(grad(loss), batch=batch), vector)
-        slope, product = linearised
-        steepest = vector.new_zeros(())  # where not all of H is known
-        if log_determinant == "exact":
-            identity = torch.eye(len(vector)).to(vector)
-            eigenvalues = torch.linalg.eigvalsh(rate * torch.vmap(product)(identity)[0])
-            change, steepest = _change(eigenvalues), eigenvalues.max()
-        else:
-            curved = rate * torch.vmap(product)(signs)[0]  # (probe, size)
-            change = -(signs * curved).sum(-1).mean() - curved.square().sum(-1).mean()
-        return vector - rate * slope, change, steepest
-
     with density, torch.no_grad():
         vectors = torch.stack([density.draw() for _ in range(starts)])
         entropy = -torch.vmap(lambda w: density.terms(w, *density.data)[1])(vectors)  # (start,)
         records: list[Record] = []
-        best, best_vectors = -torch.inf, vectors
+        kept, kept_vectors = -1, vectors
         for step in range(steps + 1):
             if step % every == 0 or step == steps:
-                terms = {
-                    name: torch.vmap(lambda w, pair=pair: torch.stack(density.terms(w, *pair)))(vectors).double()
-                    for name, pair in measured.items()
-                }  # (start, 2)
-                record = _record(step, terms, entropy.double(), density.complexity)
-                records.append(record)
-                if record["evidence"] > best:
-                    best, best_vectors = record["evidence"], vectors
+                records.append(_record(step, _terms(density, measured, vectors), entropy.double(), density.complexity))
+                if keep == "end" or kept < 0 or records[-1]["evidence"] > records[kept]["evidence"]:
+                    kept, kept_vectors = len(records) - 1, vectors
             if step < steps:
-                fresh = int(torch.randint(2**62, ()))
-                signs = rademacher(starts * probes, fresh)(vectors.shape[1]).to(vectors).view(starts, probes, -1)
-                batch = next(batches)
-                vectors, change, steepest = torch.vmap(lambda w, z, batch=batch: advance(w, z, batch))(vectors, signs)
-                if log_determinant == "exact" and float(steepest.max()) >= 1:
-                    raise ValueError(
-                        f"learning_rate: expected all eigenvalues of β H below 1, got {float(steepest.max()):.3g} at "
-                        f"step {step}, where the evidence is no bound. Lower learning_rate, now {rate:g}."
-                    )
+                vectors, change = descent.advance(vectors, next(batches), step)
                 entropy = entropy + change
-        return Trajectory(records, density.unpack(vectors), density.unpack(best_vectors))
+        return Fit(model, Draws(density.unpack(kept_vectors)), records, records[kept]["evidence"])
+
+
+class _Descent:
+    """Steps of gradient descent of −log p(y | x, w)/N, and how each changes the entropy."""
+
+    def __init__(self, density: LogDensity, learning_rate: float, log_determinant: str, probes: int):
+        self.density, self.size = density, len(density.data[1])
+        self.rate = checks.number("learning_rate", learning_rate, low=0, open_low=True)
+        self.exact = checks.one_of("log_determinant", log_determinant, LOG_DETERMINANTS) == "exact"
+        self.probes = checks.integer("probes", probes, low=1)
+
+    def advance(self, vectors: torch.Tensor, batch: Pair, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the weights of all starts, (start, size), after a step, and log|det(I − βH)|, (start,)."""
+        starts, size = vectors.shape
+        fresh = int(torch.randint(2**62, ()))
+        signs = rademacher(starts * self.probes, fresh)(size).to(vectors).view(starts, self.probes, -1)
+        vectors, change, steepest = torch.vmap(partial(self._step, batch=batch))(vectors, signs)
+        if self.exact and float(steepest.max()) >= 1:
+            raise ValueError(
+                f"learning_rate: expected all eigenvalues of β H below 1, got {float(steepest.max()):.3g} at step "
+                f"{step}, where the evidence is no bound. Lower learning_rate, now {self.rate:g}."
+            )
+        return vectors, change
+
+    def _step(self, vector: torch.Tensor, signs: torch.Tensor, batch: Pair) -> tuple[torch.Tensor, ...]:
+        """Return the weights of one start after a step, the change of the entropy, and the steepest eigenvalue."""
+        slope, product = linearised(lambda w: -self.density.terms(w, *batch)[0] / self.size, vector)
+        if self.exact:
+            identity = torch.eye(len(vector)).to(vector)
+            eigenvalues = torch.linalg.eigvalsh(self.rate * torch.vmap(product)(identity)[0])
+            return vector - self.rate * slope, _change(eigenvalues), eigenvalues.max()
+        curved = self.rate * torch.vmap(product)(signs)[0]  # (probe, size)
+        change = -(signs * curved).sum(-1).mean() - curved.square().sum(-1).mean()
+        return vector - self.rate * slope, change, vector.new_zeros(())  # not all of H is known
+
+
+def _terms(density: LogDensity, measured: dict[str, Pair], vectors: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return log p(y | x, w) and log p(w) of every start on each part of the data, {part: (start, 2)}."""
+    return {
+        name: torch.vmap(lambda w, pair=pair: torch.stack(density.terms(w, *pair)))(vectors).double()
+        for name, pair in measured.items()
+    }
 
 
 def _change(eigenvalues: torch.Tensor) -> torch.Tensor:

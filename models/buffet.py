@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pyro_nas import checks
 from pyro_nas.evidence.packing import Packing
-from pyro_nas.models.distributions import RelaxedBernoulli
+from pyro_nas.models.distributions import NO_SHAPE, RelaxedBernoulli, Shape
 from pyro_nas.models.likelihoods import Likelihood, gaussian
 from pyro_nas.models.normals import MeanFieldNormal
 from pyro_nas.models.priors import Scale, normal
@@ -57,7 +57,7 @@ class IndianBuffet(TorchDistribution):
         """E Σ Z = α · customers: each takes Poisson(α) dishes."""
         return self.alpha * self.customers
 
-    def sample(self, sample_shape=torch.Size()):  # noqa: B008
+    def sample(self, sample_shape: Shape = NO_SHAPE) -> torch.Tensor:
         """Draw a matrix, (customer, dish), dishes in the order in which they were first taken."""
         if sample_shape:
             raise ValueError(f"sample_shape: expected (), got {tuple(sample_shape)}. Widths differ: draw one by one.")
@@ -68,7 +68,7 @@ class IndianBuffet(TorchDistribution):
             taken = torch.cat([taken, torch.zeros(new)]) + rows[-1]
         return pad_sequence(rows, batch_first=True)
 
-    def log_prob(self, value):
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Return the log-probability in nats of all matrices that differ from this one in the order of columns, ().
 
         K log αβ − Σ_h log K_h! − E K + Σ_k log B(m_k, J − m_k + β), with J customers, m_k those of dish k, and K_h the
@@ -195,7 +195,8 @@ class BuffetNetwork(nn.Module):
 
     def connections(self, logits: torch.Tensor) -> TorchDistribution:
         """Return the law of the connections with these logits, (input, unit)."""
-        return RelaxedBernoulli(self.temperature, logits, validate_args=False).to_event(2)
+        law: TorchDistribution = RelaxedBernoulli(self.temperature, logits, validate_args=False).to_event(2)
+        return law
 
     def check(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """Raise where x has not the network's inputs, or y cannot be observed."""

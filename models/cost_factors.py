@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Self
 
 import pyro
 import torch
@@ -26,7 +27,8 @@ class Cost(nn.Module):
         super().__init__()
         if not isinstance(table, CostTable):
             raise TypeError(
-                f"table: expected a CostTable, got {checks.describe(table)}. Call pyro_nas.graph.costs.measure(space, x)."
+                f"table: expected a CostTable, got {checks.describe(table)}. Call"
+                " pyro_nas.graph.costs.measure(space, x)."
             )
         self.table = table
 
@@ -48,10 +50,11 @@ class Cost(nn.Module):
         """Return C(Γ), (…), in the precision of γ."""
         return self.table(structure).to(next(iter(structure.values())).dtype)
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         tables = {site: table.to(fn(torch.zeros(())).device) for site, table in self.table.tables.items()}
         self.table = replace(self.table, tables=tables)  # moved with the model, but never rounded
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
 
 
 class Additive(Cost):
@@ -61,7 +64,7 @@ class Additive(Cost):
         super().__init__(table)
         self.strength = checks.number("strength", strength, low=0, remedy="A higher cost is to be less probable.")
 
-    def forward(self, structure):
+    def forward(self, structure: Structure) -> float | torch.Tensor:
         """Add −strength · C(Γ) to the log-density, the mean where each datum has a Γ; leave the likelihood as it is."""
         cost = self.of(structure)
         pyro.factor(COST, -self.strength * cost.mean(-1, keepdim=cost.dim() > 1))  # (), or of L particles (L, 1)
@@ -76,16 +79,16 @@ class Multiplicative(Cost):
         self.alpha = checks.number("alpha", alpha, low=0, open_low=True)
         self.beta = checks.number("beta", beta, low=0)
 
-    def forward(self, structure):
+    def forward(self, structure: Structure) -> float | torch.Tensor:
         """Return α log(C(Γ))^β."""
         return self.alpha * self.of(structure).log() ** self.beta
 
-    def check(self, choices):
+    def check(self, choices: Mapping[str, Choices]) -> None:
         """Raise also where the logarithm could be 0 or less: for the cheapest structure."""
         super().check(choices)
         least = self.table.fixed
         for site, table in self.table.tables.items():
-            on_simplex = choices[site].restriction.startswith("simplex")
+            on_simplex = choices[site].on_simplex
             least += float(table.amin(-1).sum() if on_simplex else table.clamp_max(0).sum())
         if least <= 1:
             raise ValueError(

@@ -7,6 +7,7 @@ one temperature is computed to machine precision, not from one draw.
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import torch
 from pyro.distributions import Bernoulli
@@ -15,6 +16,7 @@ from torch.distributions import constraints, register_kl
 from torch.nn.functional import log_softmax, logsigmoid, one_hot, softmax, softplus
 
 NODES = 256
+Shape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
 NO_SHAPE = torch.Size()
 
 
@@ -33,7 +35,7 @@ class GumbelSoftmax(TorchDistribution):
         self.temperature, self.logits = temperature, logits
         super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=validate_args)
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: Shape, _instance: object = None) -> GumbelSoftmax:
         """Return the same law with another batch shape."""
         return type(self)(self.temperature, self.logits.expand(*batch_shape, -1), validate_args=False)
 
@@ -42,12 +44,12 @@ class GumbelSoftmax(TorchDistribution):
         """The probabilities of argmax γ, shape (…, K)."""
         return softmax(self.logits, -1)
 
-    def rsample_log(self, sample_shape: torch.Size = NO_SHAPE) -> torch.Tensor:
+    def rsample_log(self, sample_shape: Shape = NO_SHAPE) -> torch.Tensor:
         """Draw log γ, shape sample_shape + (…, K): finite at every temperature."""
         noise = self.logits.new_empty(self._extended_shape(sample_shape)).exponential_().log()
         return log_softmax((self.logits - noise) / self.temperature, -1)
 
-    def rsample(self, sample_shape=NO_SHAPE):
+    def rsample(self, sample_shape: Shape = NO_SHAPE) -> torch.Tensor:
         """Draw γ."""
         return self.rsample_log(sample_shape).exp()
 
@@ -61,7 +63,7 @@ class GumbelSoftmax(TorchDistribution):
         constant = math.lgamma(size) + (size - 1) * math.log(self.temperature)
         return constant + score.sum(-1) - size * score.logsumexp(-1) - log_value.sum(-1)
 
-    def log_prob(self, value):
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Return the log-density at γ; a γ that underflowed counts as the smallest normal number."""
         return self.log_prob_of_log(value.clamp_min(torch.finfo(value.dtype).tiny).log())
 
@@ -75,15 +77,16 @@ class StraightThrough(GumbelSoftmax):
 
     support = constraints.one_hot
 
-    def rsample(self, sample_shape=NO_SHAPE):
+    def rsample(self, sample_shape: Shape = NO_SHAPE) -> torch.Tensor:
         """Draw one-hot γ, exactly 0 and 1, through which the relaxed draw's gradient passes."""
         relaxed = super().rsample(sample_shape)
         hard = one_hot(relaxed.argmax(-1), relaxed.shape[-1]).to(relaxed.dtype)
         return hard + (relaxed - relaxed.detach())
 
-    def log_prob(self, value):
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Return log P(γ)."""
-        return (value * log_softmax(self.logits, -1)).sum(-1)
+        log_probability: torch.Tensor = (value * log_softmax(self.logits, -1)).sum(-1)
+        return log_probability
 
 
 class RelaxedBernoulli(TorchDistribution):
@@ -100,7 +103,7 @@ class RelaxedBernoulli(TorchDistribution):
         self.temperature, self.logits = temperature, logits
         super().__init__(logits.shape, torch.Size(), validate_args=validate_args)
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: Shape, _instance: object = None) -> RelaxedBernoulli:
         """Return the same law with another batch shape."""
         return type(self)(self.temperature, self.logits.expand(batch_shape), validate_args=False)
 
@@ -109,12 +112,12 @@ class RelaxedBernoulli(TorchDistribution):
         """The probabilities of γ > ½."""
         return torch.sigmoid(self.logits)
 
-    def rsample_logit(self, sample_shape: torch.Size = NO_SHAPE) -> torch.Tensor:
+    def rsample_logit(self, sample_shape: Shape = NO_SHAPE) -> torch.Tensor:
         """Draw log γ/(1−γ): finite at every temperature."""
         pair = self.logits.new_empty((2, *self._extended_shape(sample_shape))).exponential_().log()
         return (self.logits + pair[0] - pair[1]) / self.temperature
 
-    def rsample(self, sample_shape=NO_SHAPE):
+    def rsample(self, sample_shape: Shape = NO_SHAPE) -> torch.Tensor:
         """Draw γ."""
         return torch.sigmoid(self.rsample_logit(sample_shape))
 
@@ -124,7 +127,7 @@ class RelaxedBernoulli(TorchDistribution):
         of_logit = math.log(self.temperature) + logsigmoid(score) + logsigmoid(-score)
         return of_logit - logsigmoid(value) - logsigmoid(-value)
 
-    def log_prob(self, value):
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Return the log-density at γ; a γ that rounded to 0 or 1 counts as the nearest number between."""
         info = torch.finfo(value.dtype)
         return self.log_prob_of_logit(torch.logit(value.clamp(info.tiny, 1 - info.eps)))
@@ -144,27 +147,27 @@ class LogInterval(TorchDistribution):
         super().__init__(low.shape, validate_args=False)
 
     @property
-    def support(self):
+    def support(self) -> constraints.Constraint:
         """The interval."""
         return constraints.interval(self.low, self.high)
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: Shape, _instance: object = None) -> LogInterval:
         """Return the same law with another batch shape."""
         return type(self)(self.low.expand(batch_shape), self.high.expand(batch_shape), self.ends)
 
-    def rsample(self, sample_shape=NO_SHAPE):
+    def rsample(self, sample_shape: Shape = NO_SHAPE) -> torch.Tensor:
         """Draw λ."""
         place = torch.rand(self._extended_shape(sample_shape), dtype=self.low.dtype, device=self.low.device)
         return self.icdf(place)
 
-    def _place(self, u):
+    def _place(self, u: torch.Tensor) -> torch.Tensor:
         return (1 - self.ends) * u + self.ends * torch.sin(0.5 * math.pi * u).square()
 
-    def icdf(self, value):
+    def icdf(self, value: torch.Tensor) -> torch.Tensor:
         """Return the quantile."""
         return (self.low.log() + (self.high / self.low).log() * self._place(value)).exp()
 
-    def cdf(self, value):
+    def cdf(self, value: torch.Tensor) -> torch.Tensor:
         """Return the probability of at most ``value``, by bisection."""
         place = ((value / self.low).log() / (self.high / self.low).log()).clamp(0, 1)
         low, high = torch.zeros_like(place), torch.ones_like(place)
@@ -174,7 +177,7 @@ class LogInterval(TorchDistribution):
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return 0.5 * (low + high)
 
-    def log_prob(self, value):
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Return the log-density; the arcsine law has it no higher than a step inside its ends."""
         u = self.cdf(value).clamp(1e-4, 1 - 1e-4)
         slope = (1 - self.ends) + self.ends * 0.5 * math.pi * torch.sin(math.pi * u)
@@ -195,7 +198,8 @@ def _kl_log_interval(q: LogInterval, p: LogInterval) -> torch.Tensor:
 def _kl_bernoulli(q: Bernoulli, p: Bernoulli) -> torch.Tensor:
     """Return the divergence for any two shapes that broadcast; torch's own refuses some."""
     on = q.probs * (logsigmoid(q.logits) - logsigmoid(p.logits))
-    return on + (1 - q.probs) * (logsigmoid(-q.logits) - logsigmoid(-p.logits))
+    divergence: torch.Tensor = on + (1 - q.probs) * (logsigmoid(-q.logits) - logsigmoid(-p.logits))
+    return divergence
 
 
 def relaxed_divergence(logits: torch.Tensor, prior_logits: torch.Tensor) -> torch.Tensor:

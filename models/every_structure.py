@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from pyro_nas import checks
+from pyro_nas.data import Inputs
 from pyro_nas.graph.enumeration import Vertex
-from pyro_nas.models.guides import Draws
 from pyro_nas.models.model import Model
 from pyro_nas.models.normals import MeanFieldNormal
 
@@ -50,7 +50,7 @@ class EveryStructure(nn.Module):
         self.loc = nn.Parameter(start)
         self.log_scale = nn.Parameter(torch.full_like(start, initial_scale).log())
 
-    def forward(self, x=None, y=None) -> Draws:
+    def forward(self, x: Inputs | None = None, y: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Draw all weights and structures, (structure, 1, …), in a plate of as many particles."""
         stacked = {site: torch.stack([one[site] for one in self.structures])[:, None] for site in self.model.choices}
         return self._draw(self.loc[:, None], self.log_scale[:, None], stacked)
@@ -61,11 +61,13 @@ class EveryStructure(nn.Module):
         rest.load_state_dict({name: value[list(numbers)] for name, value in self.state_dict().items()})
         return rest
 
-    def member(self, number: int) -> Callable[..., Draws]:
+    def member(self, number: int) -> Callable[..., dict[str, torch.Tensor]]:
         """Return the guide of one structure: a Pyro callable of the model's arguments."""
         return lambda x=None, y=None: self._draw(self.loc[number], self.log_scale[number], self.structures[number])
 
-    def _draw(self, loc: torch.Tensor, log_scale: torch.Tensor, structure: Draws) -> Draws:
+    def _draw(
+        self, loc: torch.Tensor, log_scale: torch.Tensor, structure: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
         with pyro.poutine.scale(scale=self.model.complexity):
             weights = pyro.sample("weights", MeanFieldNormal(loc, log_scale).to_event(1))
             points = {site: pyro.sample(site, dist.Delta(gamma, event_dim=2)) for site, gamma in structure.items()}

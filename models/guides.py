@@ -18,10 +18,9 @@ from torch.distributions import biject_to, constraints
 from torch.nn.functional import normalize
 
 from pyro_nas import checks
+from pyro_nas.data import Inputs
 from pyro_nas.models.model import Latent, Model
 from pyro_nas.models.normals import MeanFieldNormal
-
-Draws = dict[str, torch.Tensor]
 
 
 class Guide(nn.Module):
@@ -48,11 +47,18 @@ class Guide(nn.Module):
         )
         self.structure = _parameters({site: model.structure_parameters(site).clone() for site in model.choices})
 
-    def forward(self, x=None, y=None, complexity=None) -> Draws:
+    def forward(
+        self, x: Inputs | None = None, y: torch.Tensor | None = None, complexity: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
         """Draw all latent sites, λ too where it is one and not given; the data are not used."""
         with poutine.scale(scale=self.model.draw_complexity() if complexity is None else complexity):
             structure = {site: self.draw_structure(site) for site in self.model.choices}
             return {**self.draw_weights(structure), **structure}
+
+    def __repr__(self) -> str:
+        """Return the family and its size."""
+        size = sum(parameter.numel() for parameter in self.parameters())
+        return f"{type(self).__name__} of {size} parameters; sites {[*self.latents, *self.model.choices]}"
 
     def follow_prior(self) -> None:
         """Set q(Γ) to the model's prior of Γ."""
@@ -64,18 +70,18 @@ class Guide(nn.Module):
         """Draw γ of one site, (edge, choice), from q(Γ) in the prior's family."""
         return pyro.sample(site, self.model.structure_law(site, self.structure[key_of(site)]))
 
-    def draw_weights(self, structure: Draws) -> Draws:
+    def draw_weights(self, structure: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Draw the weight sites given Γ."""
         raise NotImplementedError  # abstract
 
-    def _locations(self) -> Draws:
+    def _locations(self) -> dict[str, torch.Tensor]:
         return {site: self.loc[key_of(site)] for site in self.latents}
 
 
 class MeanField(Guide):
     """q(w) = Π N(m_i, σ_i²), pushed through the support's bijection where a site is constrained."""
 
-    def draw_weights(self, structure: Draws) -> Draws:
+    def draw_weights(self, structure: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Draw each weight by itself."""
         return {
             site: pyro.sample(site, _normal(self.loc[key_of(site)], self.log_scale[key_of(site)], latent))
@@ -83,7 +89,7 @@ class MeanField(Guide):
         }
 
 
-class LowRank(Guide):
+class LowRankNormal(Guide):
     """q(w) = N(m, W Wᵀ + diag σ²) for each real site, W of shape (size, rank); mean field for constrained sites.
 
     Of the variance that a weight starts with half is σ², half comes from W.
@@ -102,7 +108,7 @@ class LowRank(Guide):
             for site in packed:
                 self.log_scale[key_of(site)].sub_(0.5 * math.log(2))
 
-    def draw_weights(self, structure: Draws) -> Draws:
+    def draw_weights(self, structure: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Draw the weights of each site jointly."""
         draws = {}
         for site, latent in self.latents.items():
@@ -135,7 +141,7 @@ class PointMass(Guide):
         return pyro.sample(site, dist.Delta(parameters.softmax(-1) if simplex else parameters.sigmoid()).to_event(
             law.event_dim))  # fmt: skip
 
-    def draw_weights(self, structure: Draws) -> Draws:
+    def draw_weights(self, structure: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Draw the weights: the points themselves."""
         return _draw_points(self)
 
@@ -151,7 +157,7 @@ class PointWeights(Guide):
         super().__init__(model)
         del self.log_scale
 
-    def draw_weights(self, structure: Draws) -> Draws:
+    def draw_weights(self, structure: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Draw the weights: the points themselves."""
         return _draw_points(self)
 
@@ -173,7 +179,7 @@ class StructureConditioned(Guide):
         self.loc_shift = _parameters({site: value.clone() for site, value in zeros.items()})
         self.log_scale_shift = _parameters(zeros)
 
-    def draw_weights(self, structure: Draws) -> Draws:
+    def draw_weights(self, structure: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Draw each weight by itself given Γ."""
         flat = [value.flatten(-2) for value in structure.values()]
         gamma = torch.cat(flat, -1) if flat else self.code.new_zeros(0)
@@ -190,7 +196,7 @@ class StructureConditioned(Guide):
         return draws
 
 
-def _draw_points(guide: Guide) -> Draws:
+def _draw_points(guide: Guide) -> dict[str, torch.Tensor]:
     """Draw each weight site as the point that its location stands for."""
     draws = {}
     for site, latent in guide.latents.items():
@@ -206,23 +212,25 @@ def _normal(loc: torch.Tensor, log_scale: torch.Tensor, latent: Latent) -> Torch
         law = dist.LogNormal(loc, log_scale.exp(), validate_args=False)
     elif not is_real(latent):
         law = dist.TransformedDistribution(law, [biject_to(latent.support)], validate_args=False)
-    return law.to_event(latent.initial.dim() - law.event_dim)
+    joint: TorchDistribution = law.to_event(latent.initial.dim() - law.event_dim)
+    return joint
 
 
-def _base(latent: Latent):
+def _support_type(latent: Latent) -> type[constraints.Constraint]:
+    """Return the type of a site's support: copies of a support are other objects, of the same type."""
     support = latent.support
     while isinstance(support, constraints.independent):
         support = support.base_constraint
-    return support
+    return type(support)
 
 
 def is_real(latent: Latent) -> bool:
     """Whether a site's values are unconstrained."""
-    return _base(latent) in (constraints.real, constraints.real_vector)
+    return _support_type(latent) in (type(constraints.real), type(constraints.real_vector))
 
 
 def _is_positive(latent: Latent) -> bool:
-    return _base(latent) is constraints.positive
+    return _support_type(latent) is type(constraints.positive)
 
 
 def _is_packed(latent: Latent) -> bool:
@@ -230,10 +238,11 @@ def _is_packed(latent: Latent) -> bool:
 
 
 def _unconstrained(latent: Latent) -> torch.Tensor:
-    return biject_to(latent.support).inv(latent.initial).clone()
+    value: torch.Tensor = biject_to(latent.support).inv(latent.initial)
+    return value.clone()
 
 
-def _parameters(tensors: Draws) -> nn.ParameterDict:
+def _parameters(tensors: dict[str, torch.Tensor]) -> nn.ParameterDict:
     return nn.ParameterDict({key_of(site): nn.Parameter(value) for site, value in tensors.items()})
 
 

@@ -2,7 +2,7 @@
 
 A hypernetwork takes any guide of ``guides`` for a model in which λ has a prior, and puts a function θ(λ) in the place
 of each of its parameters θ: locations, scales, structure. ``poutine.condition(hypernet, {"complexity": λ})`` is
-the posterior at one λ, ``fixed`` a plain guide there, to be tuned further.
+the posterior at one λ, ``at(λ)`` the plain pair there, to be read or tuned further.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from torch import nn
 from torch.func import functional_call
 
 from pyro_nas import checks
-from pyro_nas.evidence.sites import device_of, sample_sites
-from pyro_nas.models.guides import Draws, Guide, is_real, key_of
+from pyro_nas.data import Inputs
+from pyro_nas.evidence.sites import device_of, same_law, sample_sites
+from pyro_nas.models.guides import Guide, is_real, key_of
 from pyro_nas.models.model import Model
 from pyro_nas.models.splines import Shrinkage, b_splines
 
@@ -49,38 +50,34 @@ class Hypernetwork(nn.Module):
         self.__dict__.update(model=guide.model, guide=guide)  # not submodules: only what follows is learned
         self._names = {key_of(name): name for name, _ in guide.named_parameters()}
 
-    def at(self, complexity: torch.Tensor) -> Draws:
+    def parameters_at(self, complexity: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return θ(λ) by the guide's names, (…, *shape), for λ of shape (…)."""
         raise NotImplementedError  # abstract
 
-    def forward(self, x=None, y=None) -> Draws:
+    def forward(self, x: Inputs | None = None, y: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Draw λ, then Γ and w given λ."""
         complexity = torch.as_tensor(self.model.draw_complexity()).to(next(self.parameters()).dtype)
         if not bool((complexity > 0).all()):
             raise ValueError(f"complexity: expected λ above 0, got {complexity.flatten().tolist()}.")
-        return functional_call(self.guide, self.at(complexity), (x, y, complexity))
+        drawn: dict[str, torch.Tensor] = functional_call(self.guide, self.parameters_at(complexity), (x, y, complexity))
+        return drawn
 
-    def fixed(self, complexity: float, model: Model) -> Guide:
-        """Return the plain guide with the parameters θ(λ) at one λ, for ``model``, one with that λ as a number."""
+    def at(self, complexity: float) -> tuple[Model, Guide]:
+        """Return the plain pair at one λ: a copy of the model with that λ, and its guide with the parameters θ(λ)."""
         checks.number("complexity", complexity, low=0, open_low=True)
-        if not isinstance(model, Model) or model.complexity != complexity:
-            raise ValueError(
-                f"model: expected a Model of complexity={complexity}, got "
-                f"{model.complexity if isinstance(model, Model) else checks.describe(model)}."
-            )
-        if model.packing.shapes != self.model.packing.shapes or model.choices != self.model.choices:
-            raise ValueError("model: expected the weights and choices of the hypernetwork's model, got others.")
-        shared = {id(self.model): model, id(self.guide.latents): self.guide.latents}
-        guide: Guide = copy.deepcopy(self.guide, shared)
+        model = copy.deepcopy(self.model)
+        model.complexity = float(complexity)
+        guide = copy.deepcopy(self.guide, {id(self.model): model, id(self.guide.latents): self.guide.latents})
         with torch.no_grad():
-            for name, value in self.at(next(self.parameters()).new_tensor(complexity)).items():
+            values = self.parameters_at(next(self.parameters()).new_tensor(complexity))
+            for name, value in values.items():
                 guide.get_parameter(name).copy_(value)
-        return guide
+        return model, guide
 
     def _initial(self) -> dict[str, torch.Tensor]:
         return {key: self.guide.get_parameter(name).detach() for key, name in self._names.items()}
 
-    def _values(self, values: dict[str, torch.Tensor]) -> Draws:
+    def _values(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {self._names[key]: value for key, value in values.items()}
 
 
@@ -94,7 +91,7 @@ class Linear(Hypernetwork):
             {key: nn.Parameter(torch.stack([value, torch.zeros_like(value)])) for key, value in self._initial().items()}
         )
 
-    def at(self, complexity: torch.Tensor) -> Draws:
+    def parameters_at(self, complexity: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return b₃ + b₂ λ / unit."""
         basis = torch.stack([torch.ones_like(complexity), complexity / self.unit], -1)
         return self._values({key: combine(basis, value) for key, value in self.coefficients.items()})
@@ -120,7 +117,7 @@ class LowRank(Hypernetwork):
             {key: nn.ModuleList(_Factors(shape, hidden) for shape in parts) for key, parts in self._shapes.items()}
         )
 
-    def at(self, complexity: torch.Tensor) -> Draws:
+    def parameters_at(self, complexity: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return B₁ + the low-rank part."""
         scaled = (complexity / self.unit).unsqueeze(-1)
         values = {}
@@ -141,8 +138,10 @@ class _Factors(nn.Module):
 
     def forward(self, scaled: torch.Tensor) -> torch.Tensor:
         h = self.hidden(scaled)
-        factors = [factor(h) for factor in self.maps]
-        return factors[0] if len(factors) == 1 else (factors[0].unsqueeze(-1) * factors[1].unsqueeze(-2)).flatten(-2)
+        factors: list[torch.Tensor] = [factor(h) for factor in self.maps]
+        if len(factors) == 1:
+            return factors[0]
+        return (factors[0].unsqueeze(-1) * factors[1].unsqueeze(-2)).flatten(-2)
 
 
 class Spline(Hypernetwork):
@@ -180,7 +179,7 @@ class Spline(Hypernetwork):
             {key: nn.Parameter(value.expand(counts[key], *value.shape).clone()) for key, value in initial.items()}
         )
 
-    def at(self, complexity: torch.Tensor) -> Draws:
+    def parameters_at(self, complexity: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return θ(λ); outside the range of the prior a, g and all else are the nearest end's."""
         log_complexity = complexity.log()
         place = (log_complexity - self.log_low) / (self.log_high - self.log_low)
@@ -203,15 +202,15 @@ class Spline(Hypernetwork):
             return {}
         with torch.no_grad(), torch.random.fork_rng(), poutine.block():
             runs = [sample_sites(self.model.weights, ()) if self.model.packing.size else {} for _ in range(2)]
-        found = {}
+        precisions = {}
         for site, latent in guide.latents.items():
             if f"log_scale/{key_of(site)}" not in self._names or not is_real(latent):
                 continue
-            law, other = (run[site]["fn"] for run in runs)
-            first, second = law.variance, other.variance  # differ where the prior is hierarchical
-            if torch.equal(first, second) and bool(first.isfinite().all()) and not bool(law.mean.any()):
-                found[key_of(site)] = (1 / first).expand(latent.initial.shape).clone()
-        return found
+            law, other = (run[site]["fn"] for run in runs)  # differ where the prior is hierarchical
+            variance = law.variance
+            if same_law(law, other) and bool(variance.isfinite().all()) and not bool(law.mean.any()):
+                precisions[key_of(site)] = (1 / variance).expand(latent.initial.shape).clone()
+        return precisions
 
 
 def _range(model: Model) -> tuple[float, float]:
@@ -239,4 +238,5 @@ def _range(model: Model) -> tuple[float, float]:
 
 def combine(basis: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
     """Return Σ_k basis_k · coefficients_k: (…, K) and (K, *shape) → (…, *shape)."""
-    return (basis @ coefficients.flatten(1)).view(*basis.shape[:-1], *coefficients.shape[1:])
+    values: torch.Tensor = (basis @ coefficients.flatten(1)).view(*basis.shape[:-1], *coefficients.shape[1:])
+    return values

@@ -15,6 +15,7 @@ from torch.distributions.utils import lazy_property
 from torch.nn.functional import cross_entropy
 
 from pyro_nas import checks
+from pyro_nas.models.distributions import Shape
 
 
 class Likelihood(nn.Module):
@@ -60,13 +61,13 @@ class ClassIndex(dist.Categorical):
         """The shape of the logits."""
         return self.unnormalised.shape
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: Shape, _instance: object = None) -> ClassIndex:
         """Return the same law with another batch shape."""
         if torch.Size(batch_shape) == self.batch_shape:
             return self
         return type(self)(self.unnormalised.expand(*batch_shape, -1))
 
-    def log_prob(self, value):
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Return log softmax(logits) at the index ``value``."""
         if value.dim() == 1 and value.shape == self.batch_shape:
             return -cross_entropy(self.unnormalised, value.long(), reduction="none")
@@ -81,15 +82,15 @@ class ClassIndex(dist.Categorical):
 class Categorical(Likelihood):
     """y ~ Categorical(softmax(outputs)); y holds class indices of shape (batch,)."""
 
-    def distribution(self, outputs):
+    def distribution(self, outputs: torch.Tensor) -> TorchDistribution:
         """Return Categorical(logits=outputs)."""
         return ClassIndex(outputs)
 
-    def mean(self, outputs):
+    def mean(self, outputs: torch.Tensor) -> torch.Tensor:
         """Return class probabilities, shape (…, batch, classes)."""
         return outputs.softmax(-1)
 
-    def check(self, outputs, y):
+    def check(self, outputs: torch.Tensor, y: torch.Tensor) -> None:
         """Check that y holds indices of the classes."""
         if outputs.dim() != 2 or outputs.shape[1] < 2:
             raise ValueError(f"space: expected outputs of shape (batch, classes), got {tuple(outputs.shape)}.")
@@ -114,15 +115,17 @@ class Gaussian(Likelihood):
         super().__init__()
         self.log_noise = nn.Parameter(torch.tensor(noise).log(), requires_grad=learn)
 
-    def distribution(self, outputs):
+    def distribution(self, outputs: torch.Tensor) -> TorchDistribution:
         """Return N(outputs, σ²) with one event axis."""
-        return dist.Normal(outputs, self.log_noise.exp().expand_as(outputs), validate_args=False).to_event(1)
+        noise = self.log_noise.exp().expand_as(outputs)
+        law: TorchDistribution = dist.Normal(outputs, noise, validate_args=False).to_event(1)
+        return law
 
-    def mean(self, outputs):
+    def mean(self, outputs: torch.Tensor) -> torch.Tensor:
         """Return the outputs."""
         return outputs
 
-    def check(self, outputs, y):
+    def check(self, outputs: torch.Tensor, y: torch.Tensor) -> None:
         """Check that y has the outputs' shape."""
         _check_real(outputs, y)
 
@@ -130,15 +133,16 @@ class Gaussian(Likelihood):
 class Bernoulli(Likelihood):
     """y ~ Bernoulli(σ(outputs)), features independent; y holds zeros and ones as floats, (batch, features)."""
 
-    def distribution(self, outputs):
+    def distribution(self, outputs: torch.Tensor) -> TorchDistribution:
         """Return Bernoulli(logits=outputs) with one event axis."""
-        return dist.Bernoulli(logits=outputs, validate_args=False).to_event(1)
+        law: TorchDistribution = dist.Bernoulli(logits=outputs, validate_args=False).to_event(1)
+        return law
 
-    def mean(self, outputs):
+    def mean(self, outputs: torch.Tensor) -> torch.Tensor:
         """Return the probabilities of one."""
         return outputs.sigmoid()
 
-    def check(self, outputs, y):
+    def check(self, outputs: torch.Tensor, y: torch.Tensor) -> None:
         """Check that y has the outputs' shape and holds zeros and ones."""
         _check_real(outputs, y)
         if not bool(((y == 0) | (y == 1)).all()):

@@ -6,11 +6,10 @@ guide that scales likewise is the generalised evidence E_q log p(y | x, w, Γ) �
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import Any
+from typing import Self
 
 import pyro
 import torch
@@ -21,17 +20,17 @@ from torch import nn
 from torch.func import functional_call
 
 from pyro_nas import checks
+from pyro_nas.data import Inputs
+from pyro_nas.evidence.currencies import SpaceModel
 from pyro_nas.evidence.packing import Packing
 from pyro_nas.evidence.particles import Dealt, run_particles
-from pyro_nas.evidence.sites import COMPLEXITY, sample_sites
+from pyro_nas.evidence.sites import COMPLEXITY, sample_sites, transformed
 from pyro_nas.graph.network import Network
 from pyro_nas.graph.space import Choices, Space
 from pyro_nas.models.cost_factors import Cost
 from pyro_nas.models.likelihoods import Likelihood, categorical
-from pyro_nas.models.priors import WeightPrior, normal
+from pyro_nas.models.priors import WeightPrior, fan_in, normal
 from pyro_nas.models.structures import StructurePrior, check_temperature, gumbel_softmax
-
-Inputs = torch.Tensor | tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -42,17 +41,20 @@ class Latent:
     support: torch.distributions.constraints.Constraint
 
 
-class Model(nn.Module):
+class Model(SpaceModel):
     """p(y, w, Γ | x) of a space; called as ``model(x, y)``, or ``model(x)`` to draw y, and returns the outputs.
 
-    ``weights`` is a weight prior, ``structure`` a structure prior, ``likelihood`` the law of y given the outputs,
+    ``weights`` is a weight prior, by default N(0, 1/fan-in), ``structure`` a structure prior, by default Gumbel-Softmax
+    of temperature 1, ``likelihood`` the law of y given the outputs, by default categorical,
     ``num_data`` the number N of data: a batch of n counts N/n times. ``complexity`` is λ > 0, or its prior: then λ is
     the site "complexity". ``point_estimates`` are patterns (fnmatch) of parameters without a prior; those of batch
-    normalisation never have one. ``cost``, one of models.cost_factors, is what Γ pays. Sites: "weights" (or what the prior
-    draws) and the space's structure sites.
+    normalisation never have one. ``cost``, one of models.cost_factors, is what Γ pays. Sites: "weights"
+    (or what the prior draws) and the space's structure sites.
 
     ``temperature`` and ``complexity`` may be changed between steps.
     """
+
+    likelihood: Likelihood
 
     def __init__(
         self,
@@ -104,8 +106,18 @@ class Model(nn.Module):
         self._batches = not self.network.keeps_statistics() and (
             self.structure_prior.reparameterised or not self.choices
         )
-        weights = normal() if weights is None else checks.is_callable("weights", weights, "a weight prior")
+        weights = normal(fan_in()) if weights is None else checks.is_callable("weights", weights, "a weight prior")
         self.weights = weights(self.packing)
+
+    def __repr__(self) -> str:
+        """Return what the model is made of, a line a part."""
+        sites = {site: f"{c.shape[0]} edges × {c.shape[1]} choices" for site, c in self.choices.items()}
+        return "\n".join([
+            f"Model of {self.packing.size} latent weights, {self.num_data} data, λ = {self._complexity}",
+            f"  weights     {self.weights}",
+            f"  structure   {self.structure_prior}: {sites}",
+            f"  likelihood  {self.likelihood}",
+        ])  # fmt: skip
 
     @property
     def temperature(self) -> float | None:
@@ -168,7 +180,8 @@ class Model(nn.Module):
         if parameters is None:
             parameters = self.structure_parameters(site)
         law = self.structure_prior.distribution(parameters, self._temperature or 1.0)
-        return law.to_event(2 - law.event_dim)
+        joint: TorchDistribution = law.to_event(2 - law.event_dim)
+        return joint
 
     def structure_parameters(self, site: str) -> torch.Tensor:
         """Return the prior's unconstrained parameters of a structure site, (edge, choice)."""
@@ -183,7 +196,7 @@ class Model(nn.Module):
         if not self.packing.size:
             return {}
         with poutine.block(), torch.random.fork_rng():
-            nodes: dict[str, Any] = sample_sites(self.weights, ())
+            nodes = sample_sites(self.weights, ())
         named = {name: dict(self.network.named_parameters())[name].detach() for name in self.packing.names}
         latents = {}
         for site, node in nodes.items():
@@ -194,8 +207,10 @@ class Model(nn.Module):
                 initial = named[site.removeprefix("weights.")]
             else:
                 initial = value.detach()
-            inside = bool(torch.as_tensor(law.support.check(initial)).all())
-            latents[site] = Latent((initial if inside else value.detach()).clone(), law.support)
+            support = law.support
+            assert support is not None
+            inside = bool(torch.as_tensor(support.check(initial)).all())
+            latents[site] = Latent((initial if inside else value.detach()).clone(), support)
         return latents
 
     def check(self, x: Inputs, y: torch.Tensor) -> None:
@@ -229,25 +244,15 @@ class Model(nn.Module):
                 _buffer(site), self.structure_prior.prior_probabilities(choices).clone(), persistent=False
             )
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         if not isinstance(self._complexity, float):
-            self._complexity = _applied(self._complexity, fn)
-        return super()._apply(fn, recurse)
+            self._complexity = transformed(self._complexity, fn)
+        super()._apply(fn, recurse)
+        return self
 
     def point_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters without a prior, which a fit optimises beside the guide's."""
         return (parameter for parameter in self.parameters() if parameter.requires_grad)
-
-
-def _applied(law: Any, fn: Any) -> Any:
-    """Return a law with a function, such as a move to a device, applied to its parameters."""
-    moved = copy.copy(law)
-    for name, value in vars(law).items():
-        if isinstance(value, torch.Tensor):
-            moved.__dict__[name] = fn(value)
-        elif isinstance(value, torch.distributions.Distribution):
-            moved.__dict__[name] = _applied(value, fn)
-    return moved
 
 
 def _buffer(site: str) -> str:

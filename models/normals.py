@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pyro.distributions import Independent, LowRankMultivariateNormal, Normal
@@ -10,7 +10,9 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch.distributions import kl_divergence, register_kl
 from torch.distributions.utils import lazy_property
 
-NO_SHAPE = torch.Size()
+from pyro_nas.models.distributions import NO_SHAPE, Shape
+
+L = TypeVar("L", bound=TorchDistribution)
 
 
 class MeanFieldNormal(Normal):
@@ -33,18 +35,18 @@ class MeanFieldNormal(Normal):
             return self._narrow.variance.expand(self.batch_shape)
         return self.scale.square() if "scale" in self.__dict__ else (2 * self.log_scale).exp()
 
-    def rsample(self, sample_shape=NO_SHAPE):
+    def rsample(self, sample_shape: Shape = NO_SHAPE) -> torch.Tensor:
         """Draw m + σ ε."""
         noise = torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
         return torch.addcmul(self.loc, self.scale, noise)
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: Shape, _instance: object = None) -> MeanFieldNormal:
         """Return the same law with another batch shape."""
         new = _expanded(self, batch_shape, ("loc", "log_scale"))
         new._narrow = self
         return new
 
-    def to_event(self, reinterpreted_batch_ndims=None):
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> TorchDistribution:
         """Return the law of the last axes together."""
         law = super().to_event(reinterpreted_batch_ndims)
         return JointNormal(self, law.reinterpreted_batch_ndims) if isinstance(law, Independent) else law
@@ -53,7 +55,7 @@ class MeanFieldNormal(Normal):
 class JointNormal(Independent):
     """Independent normal weights as one draw, whose divergence from a fixed prior is summed as it is computed."""
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: Shape, _instance: object = None) -> JointNormal:
         """Return the same law with another batch shape."""
         shape = torch.Size(batch_shape) + self.event_shape[: self.reinterpreted_batch_ndims]
         return JointNormal(self.base_dist.expand(shape), self.reinterpreted_batch_ndims)
@@ -70,14 +72,14 @@ class FixedNormal(Normal):
         self.half_precision = 0.5 / spread.square()
         self.centred = not bool(loc.any())
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: Shape, _instance: object = None) -> FixedNormal:
         """Return the same law with another batch shape."""
         new = _expanded(self, batch_shape, ("loc", "scale"))
         new.constant, new.half_precision, new.centred = self.constant, self.half_precision, self.centred
         return new
 
 
-def _expanded(law: TorchDistribution, batch_shape: torch.Size, names: tuple[str, ...]) -> Any:
+def _expanded(law: L, batch_shape: Shape, names: tuple[str, ...]) -> L:
     """Return a law of the same type whose tensors are views, so that nothing is computed again."""
     new = type(law).__new__(type(law))
     for name in names:
@@ -115,17 +117,25 @@ class _FixedDivergence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, difference, log_scale, variance, constant, half_precision):
+    def forward(
+        ctx: Any,
+        difference: torch.Tensor,
+        log_scale: torch.Tensor,
+        variance: torch.Tensor,
+        constant: torch.Tensor,
+        half_precision: torch.Tensor,
+    ) -> torch.Tensor:
         ctx.save_for_backward(difference, log_scale, variance, half_precision)
         if half_precision.numel() == 1:
             second = torch.linalg.vector_norm(difference, dim=-1).square() + variance.sum(-1)
             quadratic = half_precision[0] * second
         else:
             quadratic = (torch.addcmul(variance, difference, difference) * half_precision).sum(-1)
-        return (constant + quadratic - log_scale.sum(-1, dtype=torch.double)).to(log_scale.dtype)
+        divergence: torch.Tensor = (constant + quadratic - log_scale.sum(-1, dtype=torch.double)).to(log_scale.dtype)
+        return divergence
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         difference, log_scale, variance, half_precision = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again, through log σ
             variance = (2 * log_scale).exp()
@@ -144,4 +154,5 @@ def _kl_low_rank(q: LowRankMultivariateNormal, p: Independent) -> torch.Tensor:
     triangle = q._capacitance_tril  # Cholesky factor of I + Wᵀ D⁻¹ W
     log_determinant = q._unbroadcasted_cov_diag.log().sum(-1) + 2 * triangle.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     ratio = (q.variance + (q.loc - base.loc).square()) / variance
-    return 0.5 * ((ratio - 1 + variance.log()).sum(-1) - log_determinant)
+    divergence: torch.Tensor = 0.5 * ((ratio - 1 + variance.log()).sum(-1) - log_determinant)
+    return divergence

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import pyro
 import pyro.distributions as dist
@@ -58,9 +60,10 @@ class LocationScale(nn.Module):
             self._law = self.family(torch.zeros_like(self.scale), self.scale).to_event(1)
         return self.packing.unpack(pyro.sample("weights", self._law))
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         self._law = None  # it holds tensors of the old device or type
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
 
 
 class RelevanceDetermination(nn.Module):
@@ -139,10 +142,21 @@ def each(make: Callable[[str, torch.Size], TorchDistribution]) -> WeightPrior:
     return partial(_each, make=make)
 
 
+@dataclass(frozen=True)
+class FanIn:
+    """The scale gain / √(inputs of one output)."""
+
+    gain: float
+
+    def __call__(self, name: str, shape: torch.Size) -> float:
+        """Return the scale of a tensor of this shape, (outputs, inputs, …)."""
+        return self.gain / math.sqrt(max(1, shape[1:].numel()))
+
+
 def fan_in(gain: float = 1.0) -> Callable[[str, torch.Size], float]:
     """Return the scale gain / √(inputs of one output), which keeps activations of one size at every width."""
     checks.number("gain", gain, low=0, open_low=True)
-    return lambda name, shape: gain / math.sqrt(max(1, shape[1:].numel()))
+    return FanIn(gain)
 
 
 def log_uniform(low: float, high: float) -> TorchDistribution:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.nn.functional import logsigmoid
 
@@ -25,7 +27,9 @@ class Shrinkage(torch.autograd.Function):
     """(a, log g/λ, 1/τ²) → (m, log σ): σ⁻² = g/λ + 1/τ², m = a √(1 − σ²/τ²), in few passes over the weights."""
 
     @staticmethod
-    def forward(ctx, amplitude, log_gain, precision):
+    def forward(
+        ctx: Any, amplitude: torch.Tensor, log_gain: torch.Tensor, precision: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return m and log σ."""
         gain = log_gain.clamp_max(80.0).exp()  # e^80 is still finite
         total = gain + precision
@@ -36,7 +40,9 @@ class Shrinkage(torch.autograd.Function):
         return loc, log_scale
 
     @staticmethod
-    def backward(ctx, loc_gradient, log_scale_gradient):
+    def backward(
+        ctx: Any, loc_gradient: torch.Tensor, log_scale_gradient: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
         """Return the gradients of a and log g/λ."""
         amplitude, log_gain, precision, share, root, loc = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again, through the inputs

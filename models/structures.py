@@ -14,14 +14,14 @@ from pyro.distributions import Bernoulli, Dirichlet, OneHotCategorical
 from pyro.distributions.torch_distribution import TorchDistribution
 
 from pyro_nas import checks
-from pyro_nas.graph.space import Choices, Restriction
+from pyro_nas.graph.space import Choices, Restriction, on_simplex
 from pyro_nas.models.distributions import GumbelSoftmax, RelaxedBernoulli, StraightThrough
 
 Probabilities = Sequence[float] | torch.Tensor | Mapping[str, "Sequence[float] | torch.Tensor"] | None
 TEMPERATURES = (0.01, 1000.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StructurePrior:
     """A family of laws of γ, (edge, choice), with its prior probabilities.
 
@@ -29,11 +29,18 @@ class StructurePrior:
     ``parameters(probabilities, temperature)`` are those of the prior, unconstrained and of shape (edge, choice).
     """
 
+    family: str
     restriction: Restriction
     temperature: float | None
     probabilities: Probabilities
     distribution: Callable[[torch.Tensor, float], TorchDistribution]
     parameters: Callable[[torch.Tensor, float], torch.Tensor]
+
+    def __repr__(self) -> str:
+        """Return the call that makes it."""
+        parts = [] if self.temperature is None else [f"temperature={self.temperature:g}"]
+        parts += [] if self.probabilities is None else [f"probabilities={self.probabilities}"]
+        return f"{self.family}({', '.join(parts)})"
 
     @property
     def reparameterised(self) -> bool:
@@ -52,7 +59,7 @@ class StructurePrior:
             checks.one_of("probabilities", choices.site, given)
             given = given[choices.site]
         name = f"probabilities of {choices.site!r}"
-        if self.restriction.startswith("simplex"):
+        if on_simplex(self.restriction):
             if given is None:
                 given = torch.full((size,), 1.0 / size)
             table = checks.probabilities(name, given, size)
@@ -78,67 +85,83 @@ def _logit(probabilities: torch.Tensor, temperature: float) -> torch.Tensor:
     return probabilities.logit()
 
 
+def _log_concentration(probabilities: torch.Tensor, temperature: float) -> torch.Tensor:
+    return (temperature * probabilities.shape[-1] * probabilities).log()
+
+
+def _gumbel_softmax(parameters: torch.Tensor, temperature: float) -> TorchDistribution:
+    return GumbelSoftmax(temperature, parameters, validate_args=False)
+
+
+def _straight_through(parameters: torch.Tensor, temperature: float) -> TorchDistribution:
+    return StraightThrough(temperature, parameters, validate_args=False)
+
+
+def _categorical(parameters: torch.Tensor, temperature: float) -> TorchDistribution:
+    return OneHotCategorical(logits=parameters, validate_args=False)
+
+
+def _dirichlet(parameters: torch.Tensor, temperature: float) -> TorchDistribution:
+    return Dirichlet(parameters.exp().clamp_min(TEMPERATURES[0]), validate_args=False)
+
+
+def _relaxed_bernoulli(parameters: torch.Tensor, temperature: float) -> TorchDistribution:
+    return RelaxedBernoulli(temperature, parameters, validate_args=False)
+
+
+def _bernoulli(parameters: torch.Tensor, temperature: float) -> TorchDistribution:
+    law: TorchDistribution = Bernoulli(logits=parameters, validate_args=False)
+    return law
+
+
 def gumbel_softmax(temperature: float = 1.0, probabilities: Probabilities = None) -> StructurePrior:
     """γ ~ Gumbel-Softmax(s, τ) on the interior of the simplex, reparameterised."""
     return StructurePrior(
-        "simplex",
-        check_temperature("temperature", temperature),
-        probabilities,
-        lambda parameters, tau: GumbelSoftmax(tau, parameters, validate_args=False),
-        _log,
+        "gumbel_softmax", "simplex", check_temperature("temperature", temperature), probabilities, _gumbel_softmax, _log
     )
 
 
 def straight_through(temperature: float = 1.0, probabilities: Probabilities = None) -> StructurePrior:
     """One-hot γ with the gradient of the Gumbel-Softmax draw: low variance, biased; one primitive runs per edge."""
     return StructurePrior(
+        "straight_through",
         "simplex vertices",
         check_temperature("temperature", temperature),
         probabilities,
-        lambda parameters, tau: StraightThrough(tau, parameters, validate_args=False),
+        _straight_through,
         _log,
     )
 
 
 def categorical(probabilities: Probabilities = None) -> StructurePrior:
     """One-hot γ ~ Categorical(s): score-function gradients or exact enumeration, both unbiased."""
-    return StructurePrior(
-        "simplex vertices",
-        None,
-        probabilities,
-        lambda parameters, tau: OneHotCategorical(logits=parameters, validate_args=False),
-        _log,
-    )
+    return StructurePrior("categorical", "simplex vertices", None, probabilities, _categorical, _log)
 
 
 def dirichlet(temperature: float = 1.0, probabilities: Probabilities = None) -> StructurePrior:
     """γ ~ Dirichlet(α), α_k = τ K s_k: τ = 1 with equal s is the uniform law on the simplex."""
     return StructurePrior(
+        "dirichlet",
         "simplex",
         check_temperature("temperature", temperature),
         probabilities,
-        lambda parameters, tau: Dirichlet(parameters.exp().clamp_min(TEMPERATURES[0]), validate_args=False),
-        lambda probs, tau: (tau * probs.shape[-1] * probs).log(),
+        _dirichlet,
+        _log_concentration,
     )
 
 
 def relaxed_bernoulli(temperature: float = 1.0, probabilities: Probabilities = None) -> StructurePrior:
     """Each γ_k ~ RelaxedBernoulli(p_k, τ) by itself: the interior of the cube, reparameterised."""
     return StructurePrior(
+        "relaxed_bernoulli",
         "cube",
         check_temperature("temperature", temperature),
         probabilities,
-        lambda parameters, tau: RelaxedBernoulli(tau, parameters, validate_args=False),
+        _relaxed_bernoulli,
         _logit,
     )
 
 
 def bernoulli(probabilities: Probabilities = None) -> StructurePrior:
     """Each γ_k ~ Bernoulli(p_k) by itself: the vertices of the cube, score-function gradients or enumeration."""
-    return StructurePrior(
-        "cube vertices",
-        None,
-        probabilities,
-        lambda parameters, tau: Bernoulli(logits=parameters, validate_args=False),
-        _logit,
-    )
+    return StructurePrior("bernoulli", "cube vertices", None, probabilities, _bernoulli, _logit)

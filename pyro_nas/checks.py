@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 import torch
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Callable[..., Any])
 
 
-def describe(value: Any) -> str:
+def describe(value: object) -> str:
     """Say briefly what a value is, for an error message."""
     if isinstance(value, torch.Tensor):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
@@ -23,7 +24,7 @@ def describe(value: Any) -> str:
 
 def number(
     name: str,
-    value: Any,
+    value: object,
     *,
     low: float = -math.inf,
     high: float = math.inf,
@@ -32,27 +33,28 @@ def number(
 ) -> float:
     """Return ``value`` as a finite float within [low, high], or (low, high] where ``open_low``."""
     interval = f"a finite number in {'(' if open_low else '['}{low:g}, {high:g}]"
-    good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or not low <= float(value) <= high or (open_low and float(value) == low):
+    found = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not (math.isfinite(found) and low <= found <= high) or (open_low and found == low):
         raise ValueError(f"{name}: expected {interval}, got {describe(value)}. {remedy}".rstrip())
-    return float(value)
+    return found
 
 
-def integer(name: str, value: Any, *, low: int = 0, remedy: str = "") -> int:
+def integer(name: str, value: object, *, low: int = 0, remedy: str = "") -> int:
     """Return ``value`` as an integer of at least ``low``."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < low:
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or int(value) < low:
         raise ValueError(f"{name}: expected an integer of at least {low}, got {describe(value)}. {remedy}".rstrip())
     return int(value)
 
 
-def seed(value: Any) -> int:
+def seed(value: object) -> int:
     """Return ``value`` as a seed that torch takes."""
-    if integer("seed", value) >= 2**63:
+    number = integer("seed", value)
+    if number >= 2**63:
         raise ValueError(f"seed: expected an integer below 2⁶³, got {value}.")
-    return int(value)
+    return number
 
 
-def one_of(name: str, value: Any, accepted: Iterable[T]) -> T:
+def one_of(name: str, value: T, accepted: Iterable[T]) -> T:
     """Return ``value`` where it is among ``accepted``; name the nearest match where it is not."""
     options = list(accepted)
     if value in options:
@@ -62,14 +64,14 @@ def one_of(name: str, value: Any, accepted: Iterable[T]) -> T:
     raise ValueError(f"{name}: expected one of {options}, got {value!r}.{hint}")
 
 
-def is_callable(name: str, value: Any, what: str) -> Any:
+def is_callable(name: str, value: C, what: str) -> C:
     """Return ``value`` where it can be called; ``what`` says what it should be."""
     if not callable(value):
         raise TypeError(f"{name}: expected {what}, got {describe(value)}. Pass the callable itself.")
     return value
 
 
-def device(name: str, value: Any) -> torch.device:
+def device(name: str, value: str | torch.device) -> torch.device:
     """Return ``value`` as a device this machine has."""
     try:
         found = torch.device(value)

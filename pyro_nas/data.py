@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from pyro_nas import checks
 Inputs = torch.Tensor | tuple[torch.Tensor, ...]
 Pair = tuple[Inputs, torch.Tensor]
 Labelled = tuple[torch.Tensor, torch.Tensor]
-Source = Pair | DataLoader | Dataset
+Source = Pair | DataLoader[Any] | Dataset[Any]
 NAMED = ("digits", "mnist", "fashion-mnist")
 
 
@@ -40,12 +41,22 @@ def check_pair(name: str, data: object) -> Pair:
     return x, y
 
 
+def check_classes(x: torch.Tensor, y: torch.Tensor) -> None:
+    """Raise where x are not floating-point inputs (data, …), or y not a class index of each."""
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point() or not len(x):
+        raise ValueError(f"x: expected floating-point inputs (data, …), got {checks.describe(x)}. Call x.float().")
+    if not isinstance(y, torch.Tensor) or y.shape != (len(x),) or y.is_floating_point():
+        raise ValueError(
+            f"y: expected class indices of shape ({len(x)},), got {checks.describe(y)}. Squeeze it or take its argmax."
+        )
+
+
 class Batches:
     """Shuffled batches of a source, on a device; tensors are cut into parts whose sizes differ by at most one."""
 
     def __init__(self, name: str, source: Source, batch_size: int, device: torch.device):
         self.device, self.batch_size = device, checks.integer("batch_size", batch_size, low=1)
-        self.loader: DataLoader | None = None
+        self.loader: DataLoader[Any] | None = None
         if isinstance(source, DataLoader):
             self.loader = source
         elif isinstance(source, Dataset):

@@ -7,23 +7,24 @@ over a law, ``StructurePerExample`` draws Γ anew for each datum.
 from __future__ import annotations
 
 import torch
-from pyro.distributions import Delta, Independent, Normal
+from pyro.distributions import Delta, Normal
 from pyro.poutine.messenger import Messenger
 
+from pyro_nas.evidence.currencies import SampleMessage
 from pyro_nas.evidence.gaussian_tensor import GaussianTensor
-from pyro_nas.evidence.sites import device_of, is_structure
+from pyro_nas.evidence.sites import device_of, is_structure, unjoined
 
 
 class LocalReparameterization(Messenger):
     """Hand normal draws on as mean and variance; ``sites`` names those that were."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.sites: set[str] = set()
 
-    def _pyro_sample(self, msg) -> None:
+    def _pyro_sample(self, msg: SampleMessage) -> None:
         law = msg["fn"]
-        base = law.base_dist if isinstance(law, Independent) else law
+        base = unjoined(law)
         if msg["done"] or msg["is_observed"] or msg["infer"].get("is_auxiliary") or not isinstance(base, Normal):
             return
         msg["value"] = GaussianTensor.of(base.loc, base.variance)
@@ -42,7 +43,7 @@ class Stratified(Messenger):
         super().__init__()
         self.site, self.used = site, False
 
-    def _pyro_sample(self, msg) -> None:
+    def _pyro_sample(self, msg: SampleMessage) -> None:
         if msg["name"] != self.site or msg["done"] or msg["is_observed"]:
             return
         law = msg["fn"]
@@ -72,7 +73,7 @@ class StructurePerExample(Messenger):
         self.size = size
         self.sites: set[str] = set()
 
-    def _pyro_sample(self, msg) -> None:
+    def _pyro_sample(self, msg: SampleMessage) -> None:
         law = msg["fn"]
         if self.sites and not msg["done"] and not msg["cond_indep_stack"] and law.batch_shape == (self.size,):
             raise ValueError(
@@ -81,7 +82,7 @@ class StructurePerExample(Messenger):
             )
         if msg["done"] or msg["is_observed"] or msg["infer"].get("is_auxiliary") or not is_structure(msg["name"]):
             return
-        point = isinstance(law.base_dist if isinstance(law, Independent) else law, Delta)
+        point = isinstance(unjoined(law), Delta)
         if law.has_rsample and law.batch_shape == () and not point:
             msg["value"] = law.expand((self.size,)).rsample()
             msg["done"] = True

@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterable
-from typing import Any
 
 import pyro
 import torch
@@ -19,16 +18,18 @@ from pyro.distributions import Unit
 from torch import nn
 
 from pyro_nas import checks
+from pyro_nas.data import Pair
+from pyro_nas.evidence.currencies import Law, PyroCallable, Site, Sites
 from pyro_nas.evidence.sites import (
     COMPLEXITY,
     Substitute,
-    Substituted,
     check_sites,
     divergence,
     log_prob_of,
     log_ratio,
     sample_sites,
     scale_of,
+    substituted,
     support_rows,
 )
 from pyro_nas.evidence.terms import COST, Terms, average
@@ -50,9 +51,10 @@ class Evidence(nn.Module):
 
     def __init__(
         self,
-        model: Callable[..., Any],
-        guide: Callable[..., Any],
+        model: PyroCallable,
+        guide: PyroCallable,
         particles: int = 1,
+        *,
         enumerate_discrete: bool = False,
         vectorize_particles: bool = False,
         emphasis: Callable[[torch.Tensor], torch.Tensor] | None = None,
@@ -70,7 +72,7 @@ class Evidence(nn.Module):
         """Return the buffers that are not the model's or the guide's."""
         return {"baseline": self.baseline, "baseline_weight": self.baseline_weight}
 
-    def forward(self, *args: Any) -> Terms:
+    def forward(self, *args: object) -> Terms:
         """Return the mean of ``particles`` estimates."""
         if self.vectorize_particles:
             with pyro.plate("particles", self.particles, dim=-2):
@@ -83,7 +85,9 @@ class Evidence(nn.Module):
             return estimates[0]
         return average(estimates, estimates[0].log_likelihood.new_full((self.particles,), 1 / self.particles))
 
-    def _particle(self, guide: Callable[..., Any], args: tuple, fixed: Collection[str] = ()) -> tuple[Terms, Any]:
+    def _particle(
+        self, guide: PyroCallable, args: tuple[object, ...], fixed: Collection[str] = ()
+    ) -> tuple[Terms, Sites]:
         """Return one draw's estimate and the guide's sites; those in ``fixed`` have log q − log p as divergence."""
         ours = sample_sites(guide, args)
         with Substitute({name: site["value"] for name, site in ours.items()}):
@@ -116,8 +120,7 @@ class Evidence(nn.Module):
                 _check_per_example(name, site, is_exact)
                 exact |= {name} if is_exact else set()
             scale = scale_of(name, site, theirs)
-            batched = self.vectorize_particles and torch.is_tensor(scale) and scale.dim() > 0
-            terms.divergence[name], terms.penalty[name] = value, value * (scale.squeeze(-1) if batched else scale)
+            terms.divergence[name], terms.penalty[name] = value, value * _each(scale, self.vectorize_particles)
         discrete = [n for n in terms.divergence if n not in fixed and not ours[n]["fn"].has_rsample]
         for name, site in costs.items():
             terms.divergence[name] = -total(site["fn"].log_prob(site["value"]))
@@ -151,7 +154,7 @@ class Evidence(nn.Module):
             value = value.expand(self.particles, value.shape[-1] if value.dim() else 1)
         return value.sum(-1)
 
-    def _score(self, terms: Terms, discrete: list[Any], exact: Collection[str]) -> torch.Tensor:
+    def _score(self, terms: Terms, discrete: list[Site], exact: Collection[str]) -> torch.Tensor:
         """Return a term of value 0 whose gradient is (reward − baseline) ∇ log q; the baseline knows past draws only.
 
         The reward is the part of the evidence that depends on the draw: all of it, but for the exact divergence of the
@@ -167,7 +170,7 @@ class Evidence(nn.Module):
             self.baseline_weight.mul_(0.9).add_(0.1)
         return (log_q - log_q.detach()) * centred
 
-    def _enumerated(self, args: tuple) -> Terms:
+    def _enumerated(self, args: tuple[object, ...]) -> Terms:
         """Return the estimate with the exact sum over all values of the guide's discrete sites, Σ q(v) 𝔏(v).
 
         Laws and probabilities are those of the guide run at v, so that the law of one site may depend on another.
@@ -192,16 +195,16 @@ class Evidence(nn.Module):
                 name: torch.stack(rows).reshape(sites[name]["value"].shape)
                 for name, rows in zip(supports, values, strict=True)
             }
-            terms, ours = self._particle(Substituted(self.guide, {**shared, **data}), args, data.keys())
+            terms, ours = self._particle(substituted(self.guide, {**shared, **data}), args, data.keys())
             estimates.append(terms)
             weights.append(torch.stack([self._total(ours[n]["fn"].log_prob(ours[n]["value"])) for n in data]).sum(0))
         return average(estimates, torch.stack(weights).exp())
 
 
 def evaluate(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    batches: tuple[Any, torch.Tensor] | Iterable[tuple[Any, torch.Tensor]],
+    model: PyroCallable,
+    guide: PyroCallable,
+    batches: Pair | Iterable[Pair],
     draws: int = 1,
 ) -> dict[str, float]:
     """Return the terms of the evidence on all data of ``batches``, without gradients: the mean of ``draws`` estimates.
@@ -224,7 +227,12 @@ def evaluate(
     return result
 
 
-def _check_per_example(name: str, site: Any, is_exact: bool) -> None:
+def _each(scale: float | torch.Tensor, vectorized: bool) -> float | torch.Tensor:
+    """Return λ of the terms of a site: a number, or one of each vectorised particle, (particle,)."""
+    return scale.squeeze(-1) if vectorized and isinstance(scale, torch.Tensor) and scale.dim() > 0 else scale
+
+
+def _check_per_example(name: str, site: Site, is_exact: bool) -> None:
     """Raise where log q − log p would be summed over the data's own draws of a site."""
     law = site["fn"]
     if not is_exact and site["value"].dim() > len(law.batch_shape) + len(law.event_shape):
@@ -234,7 +242,7 @@ def _check_per_example(name: str, site: Any, is_exact: bool) -> None:
         )
 
 
-def _support(name: str, law: Any) -> tuple[torch.Tensor, int]:
+def _support(name: str, law: Law) -> tuple[torch.Tensor, int]:
     """Return the values of one row of a discrete law, (values, …), and its number of independent rows."""
     rows = support_rows(law)
     if rows is None:

@@ -9,11 +9,14 @@ sharing the weight is left out (Molchanov, Ashukha and Vetrov 2017). Every other
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from torch.nn import functional
 
-LINEAR = {
+Function: TypeAlias = Callable[..., Any]  # of torch
+
+LINEAR: dict[Function, Function] = {
     functional.linear: functional.linear,
     torch.conv1d: torch.conv1d,
     torch.conv2d: torch.conv2d,
@@ -66,8 +69,10 @@ class GaussianTensor(torch.Tensor):
         return GaussianTensor._make(mean, variance, _Use(mean, variance), lambda draw: draw)
 
     @staticmethod
-    def _make(mean, variance, use, view) -> GaussianTensor:
-        tensor = mean.as_subclass(GaussianTensor)
+    def _make(
+        mean: torch.Tensor, variance: torch.Tensor, use: _Use, view: Callable[[torch.Tensor], torch.Tensor]
+    ) -> GaussianTensor:
+        tensor: GaussianTensor = mean.as_subclass(GaussianTensor)
         tensor.variance, tensor._use, tensor._view = variance, use, view
         return tensor
 
@@ -77,38 +82,46 @@ class GaussianTensor(torch.Tensor):
         return _plain(self)
 
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        cls, func: Function, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         """Keep views Gaussian, draw linear maps at their output, and draw the weight for everything else."""
-        kwargs = kwargs or {}
+        options = kwargs or {}
         with torch._C.DisableTorchFunctionSubclass():
             if func in FACTS:
-                return func(*args, **kwargs)
+                return func(*args, **options)
             if func in VIEWS and isinstance(args[0], cls) and not any(isinstance(arg, cls) for arg in args[1:]):
                 whole = args[0]
 
-                def view(tensor):
-                    return func(tensor, *args[1:], **kwargs)
+                def view(tensor: torch.Tensor) -> torch.Tensor:
+                    viewed: torch.Tensor = func(tensor, *args[1:], **options)
+                    return viewed
 
                 return cls._make(
                     view(_plain(whole)), view(whole.variance), whole._use, lambda draw: view(whole._view(draw))
                 )
             if func in LINEAR and not isinstance(args[0], cls):
-                return _linear(func, *args, **kwargs)
-            args = tuple(_drawn(arg) for arg in args)
-            kwargs = {name: _drawn(arg) for name, arg in kwargs.items()}
-            return func(*args, **kwargs)
+                return _linear(func, *args, **options)
+            return func(*map(_drawn, args), **{name: _drawn(arg) for name, arg in options.items()})
 
 
-def _linear(func, x, weight, bias=None, *args, **kwargs):
+def _linear(
+    func: Function,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *args: object,
+    **kwargs: object,
+) -> torch.Tensor:
     for tensor in (weight, bias):
         if isinstance(tensor, GaussianTensor):
             tensor._use.mark_linear()
-    mean = func(x, _plain(weight), _plain(bias), *args, **kwargs)
+    mean = func(x, _plain(weight), None if bias is None else _plain(bias), *args, **kwargs)
     variance = func(x.square(), _variance(weight), _variance(bias), *args, **kwargs)
     return torch.addcmul(mean, (variance + EPSILON).sqrt(), _noise(mean))
 
 
-def _noise(like):
+def _noise(like: torch.Tensor) -> torch.Tensor:
     """Return standard normal noise of this shape and memory format, drawn in memory order, which is the fast one."""
     noise = torch.empty_like(like)
     if like.dim() == 4 and noise.is_contiguous(memory_format=torch.channels_last):
@@ -117,20 +130,20 @@ def _noise(like):
     return noise.normal_()
 
 
-def _plain(tensor):
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
     if not isinstance(tensor, GaussianTensor):
         return tensor
     with torch._C.DisableTorchFunctionSubclass():
         return tensor.as_subclass(torch.Tensor)
 
 
-def _variance(tensor):
+def _variance(tensor: torch.Tensor | None) -> torch.Tensor | None:
     if tensor is None:
         return None
     return tensor.variance if isinstance(tensor, GaussianTensor) else torch.zeros_like(tensor)
 
 
-def _drawn(value):
+def _drawn(value: Any) -> Any:
     if isinstance(value, GaussianTensor):
         return value._view(value._use.draw())
     if isinstance(value, (tuple, list)):

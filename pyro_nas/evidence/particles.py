@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch.func import functional_call
 
+from pyro_nas.data import Inputs
+from pyro_nas.evidence.currencies import Tensors
 from pyro_nas.evidence.gaussian_tensor import GaussianTensor
 from pyro_nas.graph.network import Network
 
-Tensors = Mapping[str, torch.Tensor]
+Parts = tuple[torch.Tensor, ...]  # a tensor for each input of a space
 
 
-class Dealt(tuple):
+class Dealt(Parts):
     """Inputs of L particles that have data of their own: a tensor of shape (L, datum, …) for each input of a space."""
 
 
-def deal(x: Any, y: torch.Tensor, particles: int) -> tuple[Dealt, torch.Tensor]:
+def deal(x: Inputs, y: torch.Tensor, particles: int) -> tuple[Dealt, torch.Tensor]:
     """Deal a batch to particles: the first n/L data to the first, and so on; n mod L data at its end are left out.
 
     Where the order is random, the mean over particles of (N/n_l) Σ_i log p(y_i | x_i, w_l) has the expectation that it
@@ -39,7 +40,7 @@ def run_particles(
     network: Network,
     weights: Tensors,
     structure: Tensors,
-    x: Any,
+    x: Inputs,
     shapes: Mapping[str, torch.Size],
     batched: bool,
     tie_weights: bool,
@@ -60,10 +61,11 @@ def run_particles(
     def flat(tensors: Tensors) -> dict[str, torch.Tensor]:
         return {n: t.expand(lead + shapes[n]).reshape(-1, *shapes[n]) for n, t in tensors.items()}
 
-    def run(means: Tensors, variances: Tensors, gamma: Tensors, own: tuple, skip_zeros: bool) -> torch.Tensor:
+    def run(means: Tensors, variances: Tensors, gamma: Tensors, own: Parts, skip_zeros: bool) -> torch.Tensor:
         drawn = {n: GaussianTensor.of(mean, variances[n]) if n in variances else mean for n, mean in means.items()}
         arguments = {"structure": gamma, "skip_zeros": skip_zeros}
-        return functional_call(network, drawn, own or x, arguments, tie_weights=tie_weights)
+        outputs: torch.Tensor = functional_call(network, drawn, own or x, arguments, tie_weights=tie_weights)
+        return outputs
 
     own = tuple(x) if isinstance(x, Dealt) else ()
     normal = {name: weight for name, weight in weights.items() if isinstance(weight, GaussianTensor)}

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple, TypeVar, cast
 
+import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Independent
+from pyro.nn import PyroModule
 from pyro.poutine.util import site_is_subsample
-from torch.distributions import kl_divergence
+from torch import nn
+from torch.distributions import Distribution, kl_divergence
 
+from pyro_nas.evidence.currencies import Law, PyroCallable, SampleMessage, Site, Sites, Tensors
+
+D = TypeVar("D", bound=Distribution)
 COMPLEXITY = "complexity"  # the site of λ
+TARGET = "y"  # the site that a model draws where no target is given
 Total = Callable[[torch.Tensor], torch.Tensor]  # a sum over all but the particles, () or (L,)
 
 
@@ -22,57 +33,152 @@ def is_structure(site: str) -> bool:
 class Substitute(poutine.messenger.Messenger):
     """Give sites these values, as draws: unlike ``replay`` also values that a condition fixed in the guide."""
 
-    def __init__(self, values: dict[str, torch.Tensor]):
+    def __init__(self, values: Tensors):
         super().__init__()
         self.values = values
 
-    def _pyro_sample(self, msg) -> None:
+    def _pyro_sample(self, msg: SampleMessage) -> None:
         if msg["name"] in self.values and not msg["is_observed"]:
             msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
-class Substituted:
-    """A callable run under ``Substitute``."""
-
-    def __init__(self, function: Callable[..., Any], values: dict[str, torch.Tensor]):
-        self.function, self.values = function, values
-
-    def __call__(self, *args: Any) -> Any:
-        """Run it."""
-        with Substitute(self.values):
-            return self.function(*args)
+def substituted(function: PyroCallable, values: Tensors) -> PyroCallable:
+    """Return the callable, run under ``Substitute``."""
+    return Substitute(values)(function)
 
 
-def device_of(law: Any) -> torch.device:
-    """Return where a law's parameters are."""
+@contextmanager
+def local_parameters(function: PyroCallable) -> Iterator[None]:
+    """Within the context a PyroModule, such as an autoguide, keeps its parameters in itself.
+
+    Pyro's default is the global store, where a second guide of one name takes over the parameters of the first. The
+    setting ``module_local_params`` is back to the user's value after it.
+    """
+    with pyro.settings.context(module_local_params=True):
+        for module in _pyro_modules(function):
+            vars(module._pyro_context).setdefault("param_state", {"params": {}, "constraints": {}})  # if made without
+        yield
+
+
+def _pyro_modules(function: object) -> Iterator[PyroModule]:
+    """Yield a PyroModule, or those within handlers and modules around it."""
+    if isinstance(function, PyroModule):
+        yield function
+    elif isinstance(function, partial):
+        for part in (function.func, *function.args):
+            yield from _pyro_modules(part)
+    elif isinstance(function, nn.Module):
+        for child in function.children():
+            yield from _pyro_modules(child)
+
+
+class Run(NamedTuple):
+    """What a Pyro callable returned, for a model the outputs, and its sample sites, without those of plates."""
+
+    outputs: Any
+    sites: Sites
+
+
+def run(function: PyroCallable, args: tuple[object, ...]) -> Run:
+    """Run a Pyro callable."""
+    with local_parameters(function):
+        nodes = poutine.trace(function).get_trace(*args).nodes
+    sites = {n: site for n, site in nodes.items() if site["type"] == "sample" and not site_is_subsample(site)}
+    return Run(nodes["_RETURN"]["value"], cast(Sites, sites))
+
+
+def sample_sites(function: PyroCallable, args: tuple[object, ...]) -> Sites:
+    """Run a Pyro callable and return its sample sites, without those of plates."""
+    return run(function, args).sites
+
+
+def run_at(model: PyroCallable, draw: Tensors, args: tuple[object, ...]) -> Run:
+    """Run a model with its latent sites at one draw, {site: tensor}; raise ValueError where the draw lacks one.
+
+    λ may be left out, and so may y where it is not among ``args``.
+    """
+    outcome = run(poutine.condition(model, data=dict(draw)), args)
+    check_draw(draw, [name for name, site in outcome.sites.items() if not site["is_observed"]])
+    return outcome
+
+
+def check_draw(draw: Tensors, latent: list[str]) -> None:
+    """Raise where a draw lacks one of these latent sites of a model; λ and y are none."""
+    missing = [name for name in latent if name not in (*draw, TARGET, COMPLEXITY)]
+    if missing:
+        raise ValueError(f"draws: expected the model's latent sites, got {list(draw)}; missing {missing}.")
+
+
+def unjoined(law: Law) -> Law:
+    """Return a law without the ``Independent`` around it, which only joins axes to one event."""
+    while isinstance(law, Independent):
+        law = law.base_dist
+    return law
+
+
+def innermost(law: Law) -> Law:
+    """Return the law within all wrappers, transforms and ``Independent`` among them."""
     while hasattr(law, "base_dist"):
         law = law.base_dist
-    return next((v.device for v in vars(law).values() if isinstance(v, torch.Tensor)), torch.device("cpu"))
+    return law
 
 
-def sample_sites(function: Callable[..., Any], args: tuple) -> dict[str, Any]:
-    """Run a Pyro callable and return its sample sites, without those of plates."""
-    nodes = poutine.trace(function).get_trace(*args).nodes
-    return {n: site for n, site in nodes.items() if site["type"] == "sample" and not site_is_subsample(site)}
+def device_of(law: Law) -> torch.device:
+    """Return where a law's parameters are."""
+    return next((v.device for v in vars(innermost(law)).values() if isinstance(v, torch.Tensor)), torch.device("cpu"))
 
 
-def divergence(ours: Any, site: Any, total: Total) -> tuple[torch.Tensor, bool]:
+def same_law(law: object, other: object) -> bool:
+    """Whether two laws, of one site in two runs, are known to be the same: of one type, with equal parameters.
+
+    False where either has no tensor to tell by.
+    """
+    pairs = list(_parameters(law, other))
+    return bool(pairs) and all(torch.equal(a, b) if a.shape == b.shape else False for a, b in pairs)
+
+
+def _parameters(law: object, other: object) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield the tensors of both laws and of all that they are made of, pair by pair."""
+    if isinstance(law, torch.Tensor) and isinstance(other, torch.Tensor):
+        yield law, other
+    elif isinstance(law, (list, tuple)) and isinstance(other, (list, tuple)):
+        for part, counterpart in zip(law, other, strict=False):
+            yield from _parameters(part, counterpart)
+    elif type(law) is not type(other):
+        yield torch.zeros(()), torch.ones(())
+    elif isinstance(law, (Distribution, torch.distributions.Transform)):
+        for name in vars(law).keys() & vars(other).keys():  # a lazy property may be there in one alone
+            yield from _parameters(vars(law)[name], vars(other)[name])
+
+
+def transformed(law: D, function: Callable[[torch.Tensor], torch.Tensor]) -> D:
+    """Return a law with a function, such as a move to a device, applied to its parameters."""
+    moved = copy.copy(law)
+    for name, value in vars(law).items():
+        if isinstance(value, torch.Tensor):
+            vars(moved)[name] = function(value)
+        elif isinstance(value, Distribution):
+            vars(moved)[name] = transformed(value, function)
+    return moved
+
+
+def divergence(ours: Site, theirs: Site, total: Total) -> tuple[torch.Tensor, bool]:
     """Return KL(q ‖ p) of a site and whether it is exact given the draws of other sites."""
-    q, p = ours["fn"], site["fn"]
+    q, p = ours["fn"], theirs["fn"]
     if q is p:
         return total(torch.zeros((), device=device_of(q))), True
     try:
         return total(kl_divergence(q, p)), True
     except NotImplementedError:
-        return log_ratio(ours, site, total), False
+        return log_ratio(ours, theirs, total), False
 
 
-def log_ratio(ours: Any, site: Any, total: Total) -> torch.Tensor:
+def log_ratio(ours: Site, theirs: Site, total: Total) -> torch.Tensor:
     """Return log q − log p of a site at its draw."""
-    return total(ours["fn"].log_prob(ours["value"])) - total(site["fn"].log_prob(site["value"]))
+    return total(ours["fn"].log_prob(ours["value"])) - total(theirs["fn"].log_prob(theirs["value"]))
 
 
-def scale_of(name: str, ours: Any, theirs: dict[str, Any]) -> Any:
+def scale_of(name: str, ours: Site, theirs: Sites) -> float | torch.Tensor:
     """Return λ of a guide's site: the model's, whether or not the guide scales its own (Pyro's autoguides do not).
 
     An auxiliary draw has that of the site it serves ("<site>_unconstrained"), or the one of all the model's sites.
@@ -89,14 +195,7 @@ def scale_of(name: str, ours: Any, theirs: dict[str, Any]) -> Any:
     return scales[0] if scales else ours["scale"]
 
 
-def innermost(law: Any) -> Any:
-    """Return the law within all wrappers, such as Independent."""
-    while hasattr(law, "base_dist"):
-        law = law.base_dist
-    return law
-
-
-def support_rows(law: Any) -> tuple[torch.Tensor, int] | None:
+def support_rows(law: Law) -> tuple[torch.Tensor, int] | None:
     """Return the values of one row of a discrete law, (value, …), and its number of rows; None of others."""
     law = innermost(law)
     if not law.has_enumerate_support:
@@ -105,16 +204,16 @@ def support_rows(law: Any) -> tuple[torch.Tensor, int] | None:
     return single.reshape(len(single), *law.event_shape), law.batch_shape.numel()
 
 
-def log_prob_of(site: Any, total: Total) -> torch.Tensor:
-    """Return the scaled and masked log-probability of an observed site."""
+def log_prob_of(site: Site, total: Total, *, scaled: bool = True) -> torch.Tensor:
+    """Return the masked and, if ``scaled``, scaled log-probability of an observed site."""
     log_prob = site["fn"].log_prob(site["value"])
     if site["mask"] is not None:
         log_prob = torch.where(torch.as_tensor(site["mask"]), log_prob, torch.zeros_like(log_prob))
-    scale = site["scale"]
+    scale = site["scale"] if scaled else 1.0
     return total(log_prob * scale) if torch.is_tensor(scale) else total(log_prob) * scale
 
 
-def check_sites(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+def check_sites(theirs: Sites, ours: Sites) -> None:
     """Raise where the model has a latent site that the guide lacks, or the guide one that is not auxiliary."""
     latent = {
         name for name, site in theirs.items() if not site["is_observed"] and not site["infer"].get("_deterministic")

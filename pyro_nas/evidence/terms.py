@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -69,7 +69,7 @@ class Terms:
 def average(estimates: list[Terms], weights: torch.Tensor) -> Terms:
     """Return Σ weight · estimate of all terms."""
 
-    def total(values: list[Any]) -> torch.Tensor:
+    def total(values: Sequence[torch.Tensor | float]) -> torch.Tensor:
         return (torch.stack([torch.as_tensor(value, device=weights.device) for value in values]) * weights).sum()
 
     return Terms(

@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -19,12 +19,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from pyro_nas import checks
 from pyro_nas.data import Inputs
 from pyro_nas.graph.derivation import derive
+from pyro_nas.graph.memory import keep_heap
 from pyro_nas.graph.network import Network
 from pyro_nas.graph.primitives import Primitive
 from pyro_nas.graph.space import Factory, Space, Structure
 
 Batch = tuple[torch.Tensor, ...]
+Moment = float | torch.Event
 Calls = Mapping[nn.Module, Batch]
+Key = tuple[object, ...]
 Place = tuple[str, int, int]  # site, edge, choice
 Kind = Literal["parameters", "multiply_accumulates", "latency"]
 
@@ -49,7 +52,7 @@ class CostTable:
     tables: Mapping[str, torch.Tensor]
     unit: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.number("fixed", self.fixed)
         tables = {site: torch.as_tensor(table, dtype=torch.double) for site, table in self.tables.items()}
         for site, table in tables.items():
@@ -131,7 +134,7 @@ class _Part(NamedTuple):
     """A module whose cost is known by itself: a primitive, or an aggregation."""
 
     place: Place | None  # None where nothing is chosen
-    key: tuple  # its recipe and the shapes of its inputs: parts of one key have one cost
+    key: Key  # its recipe and the shapes of its inputs: parts of one key have one cost
     module: nn.Module
     inputs: Batch
 
@@ -163,13 +166,13 @@ def _count(kind: Kind, module: nn.Module, inputs: Batch) -> float:
         return float(sum(parameter.numel() for parameter in module.parameters()))
     with FlopCounterMode(display=False) as counter:
         module(*inputs)
-    return counter.get_total_flops() / 2
+    return float(counter.get_total_flops()) / 2
 
 
-def _latencies(space: Space, batch: Batch, repeats: int) -> tuple[dict[Any, float], float]:
+def _latencies(space: Space, batch: Batch, repeats: int) -> tuple[dict[Key, float], float]:
     """Return the microseconds of each part by its key, and those that a pass takes beyond its parts."""
     choices = space.choices()
-    laps: dict[Any, list[float]] = {}
+    laps: dict[Key, list[float]] = {}
     beyond: list[float] = []
     for shift in range(max((own.shape[1] for own in choices.values()), default=1)):
         rows = {site: (torch.arange(own.shape[0]) + shift) % own.shape[1] for site, own in choices.items()}
@@ -188,9 +191,9 @@ def _latencies(space: Space, batch: Batch, repeats: int) -> tuple[dict[Any, floa
 
 def _laps(network: Network, modules: list[nn.Module], batch: Batch) -> list[float]:
     """Return the microseconds that each module takes in one pass."""
-    moments: dict[nn.Module, list[Any]] = {module: [] for module in modules}
+    moments: dict[nn.Module, list[Moment]] = {module: [] for module in modules}
 
-    def mark(module: nn.Module, *_: Any) -> None:
+    def mark(module: nn.Module, *_: object) -> None:
         moments[module].append(_now(batch[0].device))
 
     hooks = [add(mark) for m in moments for add in (m.register_forward_pre_hook, m.register_forward_hook)]
@@ -200,7 +203,7 @@ def _laps(network: Network, modules: list[nn.Module], batch: Batch) -> list[floa
     return [_between(*moments[module][-2:]) for module in modules]
 
 
-def _now(device: torch.device) -> Any:
+def _now(device: torch.device) -> Moment:
     """Return a moment on the clock of a device."""
     if device.type == "cpu":
         return time.perf_counter()
@@ -209,11 +212,13 @@ def _now(device: torch.device) -> Any:
     return moment
 
 
-def _between(start: Any, end: Any) -> float:
+def _between(start: Moment, end: Moment) -> float:
     """Return the microseconds between two moments."""
-    if isinstance(end, torch.Event):
+    if isinstance(start, torch.Event) and isinstance(end, torch.Event):
         end.synchronize()
-        return 1e3 * start.elapsed_time(end)
+        return 1e3 * float(start.elapsed_time(end))
+    assert isinstance(start, float)
+    assert isinstance(end, float)
     return 1e6 * (end - start)
 
 
@@ -221,8 +226,8 @@ def _checked(x: Inputs, kind: Kind, repeats: int) -> Batch:
     """Return what a network is run on: the batch where time is measured, else one datum."""
     checks.one_of("kind", kind, UNITS)
     checks.integer("repeats", repeats, low=1)
-    if kind == "latency":  # having freed a block so large, glibc keeps pages that each pass would have to fault anew
-        torch.empty(31 * 2**20, dtype=torch.uint8)
+    if kind == "latency":
+        keep_heap()
     parts = x if isinstance(x, tuple) else (x,)
     if not all(isinstance(part, torch.Tensor) and part.dim() and len(part) for part in parts):
         raise ValueError(f"x: expected tensors of shape (batch, …), got {[checks.describe(part) for part in parts]}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar
 
 import torch
 
@@ -12,6 +12,8 @@ from pyro_nas import checks
 from pyro_nas.graph.enumeration import hard_choices
 from pyro_nas.graph.primitives import skip, zero
 from pyro_nas.graph.space import Choices, Edge, Factory, Space, Structure
+
+F = TypeVar("F")
 
 
 def derive(space: Space, structure: Structure, threshold: float = 0.5, parents: int | None = None) -> Space:
@@ -32,11 +34,11 @@ def derive(space: Space, structure: Structure, threshold: float = 0.5, parents: 
         gamma = torch.as_tensor(structure[site])
         if gamma.dim() > 2:
             gamma = hard_choices(gamma, choices.restriction).flatten(0, -3).mean(0)
-        if parents is not None and choices.restriction.startswith("simplex"):
+        if parents is not None and choices.on_simplex:
             kept.update(_strongest(site, choices, gamma, parents))
             continue
         for edge, names, row in zip(choices.edges, choices.primitives, gamma, strict=True):
-            if choices.restriction.startswith("simplex"):
+            if choices.on_simplex:
                 kept[site, edge] = [names[int(row.argmax())]]
             else:
                 kept[site, edge] = [
@@ -110,7 +112,7 @@ def _zeroed(factory: Factory) -> Space:
     return Space({(0, 1): {"shape": factory}, (1, 2): {"zero": zero()}})
 
 
-def _derived_factory(factory: Any, kept: Mapping[tuple[str, Edge], list[str]]) -> Any:
+def _derived_factory(factory: F, kept: Mapping[tuple[str, Edge], list[str]]) -> F | Space:
     return _derived(factory, kept) if isinstance(factory, Space) else factory
 
 
@@ -127,7 +129,7 @@ def with_optional_edges(space: Space) -> Space:
     return replace(space, edges=edges, aggregations={v: _optional(cell) for v, cell in space.aggregations.items()})
 
 
-def _optional(factory: Any) -> Any:
+def _optional(factory: F) -> F | Space:
     return replace(factory, restriction="cube") if isinstance(factory, Space) and factory.name else factory
 
 

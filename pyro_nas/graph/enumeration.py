@@ -12,9 +12,10 @@ from collections.abc import Iterator
 import torch
 from torch.nn.functional import one_hot
 
-from pyro_nas.graph.space import Choices, Restriction, Space
+from pyro_nas.graph.space import Choices, Restriction, Space, on_simplex
 
 Vertex = dict[str, torch.Tensor]
+StructureKey = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 def count_structures(space: Space) -> int:
@@ -45,20 +46,20 @@ def neighbours(space: Space, structure: Vertex) -> Iterator[Vertex]:
         for edge, row in enumerate(structure[site]):
             for other in _rows(choices):
                 different = int((other != row).sum())
-                if different == 1 or (different and choices.restriction.startswith("simplex")):
+                if different == 1 or (different and choices.on_simplex):
                     table = structure[site].clone()
                     table[edge] = other
                     yield {**structure, site: table}
 
 
-def key_of_structure(structure: Vertex) -> tuple:
+def key_of_structure(structure: Vertex) -> StructureKey:
     """Return what tells one discrete structure from another, to be a key of dictionaries."""
     return tuple((site, tuple(structure[site].round().int().flatten().tolist())) for site in sorted(structure))
 
 
 def hard_choices(gamma: torch.Tensor, restriction: Restriction) -> torch.Tensor:
     """Return the vertex nearest to γ, (…, edge, choice): argmax on the simplex, γ > ½ on the cube."""
-    if restriction.startswith("simplex"):
+    if on_simplex(restriction):
         return one_hot(gamma.argmax(-1), gamma.shape[-1]).to(torch.get_default_dtype())
     return (gamma > 0.5).to(torch.get_default_dtype())
 
@@ -66,6 +67,6 @@ def hard_choices(gamma: torch.Tensor, restriction: Restriction) -> torch.Tensor:
 def _rows(choices: Choices) -> list[torch.Tensor]:
     """Return the vertices that one edge may be at."""
     size = choices.shape[1]
-    if choices.restriction.startswith("simplex"):
+    if choices.on_simplex:
         return list(torch.eye(size))
     return [torch.tensor(bits) for bits in itertools.product((0.0, 1.0), repeat=size)]

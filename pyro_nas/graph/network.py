@@ -127,8 +127,10 @@ class _Call:
     def run(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Run a module; a nested network with the same structure."""
         if isinstance(module, Network):
-            return module(*inputs, structure=self.structure, skip_zeros=self.skip_zeros)
-        return module(*inputs)
+            outputs: torch.Tensor = module(*inputs, structure=self.structure, skip_zeros=self.skip_zeros)
+        else:
+            outputs = module(*inputs)
+        return outputs
 
 
 def _used(gamma: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,8 @@ import inspect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any, ParamSpec
+from functools import partial, wraps
+from typing import Annotated, Any, ParamSpec, get_type_hints
 
 import torch
 from torch import nn
@@ -33,20 +33,30 @@ NORMALIZATIONS: dict[str, Callable[..., nn.Module]] = {  # (channels, affine=Tru
     "group": lambda channels, **options: nn.GroupNorm(math.gcd(8, channels), channels, **options),
 }
 
-
-CHOICES: dict[str, Iterable[str]] = {
-    "activation": ACTIVATIONS,
-    "normalization": NORMALIZATIONS,
-    "kind": ("max", "average"),
-}
+Check = Callable[[str, Any], object]  # (name, value): raises for a value that will not do
 
 
-@dataclass(frozen=True)
+def among(accepted: Iterable[str]) -> Check:
+    """Return the check of an argument that is one of these names, for ``Annotated``."""
+    return lambda name, value: one_of(name, value, accepted)
+
+
+Size = Annotated[int, partial(integer, low=1)]
+Activation = Annotated[str, among(ACTIVATIONS)]
+Normalization = Annotated[str, among(NORMALIZATIONS)]
+Pooling = Annotated[str, among(("max", "average"))]
+
+
+@dataclass(frozen=True, repr=False)
 class Primitive:
     """A recipe: calling it builds a fresh module from ``BUILDERS[name](**arguments)``."""
 
     name: str
     arguments: dict[str, Any]
+
+    def __repr__(self) -> str:
+        """Return the call that makes it."""
+        return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
 
     def __call__(self) -> nn.Module:
         """Build a fresh module."""
@@ -56,7 +66,8 @@ class Primitive:
 def primitive(builder: Callable[P, nn.Module]) -> Callable[P, Primitive]:
     """Turn a function that builds a module into one that returns a recipe, and register it under its name.
 
-    Arguments must be JSON values if spaces with this primitive are to be written to a file.
+    Arguments must be JSON values if spaces with this primitive are to be written to a file. Those that are annotated
+    with a check, as ``Annotated[int, check]``, are checked when the recipe is made; ``Size`` is an integer above 0.
     """
     known = BUILDERS.setdefault(builder.__name__, builder)
     if known.__module__ != builder.__module__:
@@ -65,21 +76,29 @@ def primitive(builder: Callable[P, nn.Module]) -> Callable[P, Primitive]:
             "Rename the function."
         )
     BUILDERS[builder.__name__] = builder
-    signature = inspect.signature(builder)
+    signature, checks = inspect.signature(builder), _checks(builder)
 
     @wraps(builder)
     def recipe(*args: P.args, **kwargs: P.kwargs) -> Primitive:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         arguments = dict(bound.arguments)
-        for name, value in arguments.items():
-            if name in CHOICES:
-                one_of(name, value, CHOICES[name])
-            elif isinstance(value, int) and not isinstance(value, bool):
-                integer(f"{builder.__name__}({name})", value, low=1)
+        for name, check in checks.items():
+            check(f"{builder.__name__}({name})", arguments[name])
         return Primitive(builder.__name__, arguments)
 
     return recipe
+
+
+def _checks(builder: Callable[..., nn.Module]) -> dict[str, Check]:
+    """Return the checks that a builder's arguments are annotated with, by their names."""
+    try:
+        hints = get_type_hints(builder, include_extras=True)
+    except NameError:  # an annotation of names that only its author has: none of the checks here
+        return {}
+    return {
+        name: hint.__metadata__[0] for name, hint in hints.items() if callable(getattr(hint, "__metadata__", (0,))[0])
+    }
 
 
 class Zero(nn.Module):
@@ -89,9 +108,10 @@ class Zero(nn.Module):
         super().__init__()
         self.stride = stride
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return zeros."""
-        return (x if self.stride == 1 else x[..., :: self.stride, :: self.stride]) * 0
+        kept: torch.Tensor = x if self.stride == 1 else x[..., :: self.stride, :: self.stride]
+        return kept * 0
 
 
 class FactorizedReduction(nn.Module):
@@ -103,11 +123,12 @@ class FactorizedReduction(nn.Module):
         self.odd = _convolution(inputs, outputs - outputs // 2, 1, 2)
         self.normalization = NORMALIZATIONS[normalization](outputs)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, inputs, h, w) → (batch, outputs, ⌈h/2⌉, ⌈w/2⌉)."""
         x = nn.functional.relu(x)
         odd = nn.functional.pad(x, (0, 1, 0, 1))[..., 1:, 1:]
-        return self.normalization(torch.cat([self.even(x), self.odd(odd)], 1))
+        outputs: torch.Tensor = self.normalization(torch.cat([self.even(x), self.odd(odd)], 1))
+        return outputs
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int, dilation: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -116,7 +137,7 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int, dilation: 
 
 
 @primitive
-def dense(inputs: int, outputs: int, activation: str = "identity") -> nn.Module:
+def dense(inputs: Size, outputs: Size, activation: Activation = "identity") -> nn.Module:
     """x ↦ activation(W x + b); shapes (…, inputs) → (…, outputs)."""
     linear = nn.Linear(inputs, outputs)
     return linear if activation == "identity" else nn.Sequential(linear, ACTIVATIONS[activation]())
@@ -124,13 +145,13 @@ def dense(inputs: int, outputs: int, activation: str = "identity") -> nn.Module:
 
 @primitive
 def convolution(
-    inputs: int,
-    outputs: int,
-    kernel: int = 3,
-    stride: int = 1,
-    dilation: int = 1,
-    activation: str = "relu",
-    normalization: str = "batch",
+    inputs: Size,
+    outputs: Size,
+    kernel: Size = 3,
+    stride: Size = 1,
+    dilation: Size = 1,
+    activation: Activation = "relu",
+    normalization: Normalization = "batch",
 ) -> nn.Module:
     """Convolution, normalisation, activation; (batch, inputs, h, w) → (batch, outputs, ⌈h/stride⌉, ⌈w/stride⌉).
 
@@ -146,7 +167,7 @@ def convolution(
 
 @primitive
 def separable_convolution(
-    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1, activation: str = "relu"
+    inputs: Size, outputs: Size, kernel: Size = 3, stride: Size = 1, dilation: Size = 1, activation: Activation = "relu"
 ) -> nn.Module:
     """Depthwise then pointwise convolution, batch normalisation, activation; shapes as ``convolution``."""
     return nn.Sequential(
@@ -159,12 +180,12 @@ def separable_convolution(
 
 @primitive
 def preactivated_convolution(
-    inputs: int,
-    outputs: int,
-    kernel: int = 3,
-    stride: int = 1,
-    dilation: int = 1,
-    normalization: str = "batch",
+    inputs: Size,
+    outputs: Size,
+    kernel: Size = 3,
+    stride: Size = 1,
+    dilation: Size = 1,
+    normalization: Normalization = "batch",
 ) -> nn.Module:
     """ReLU, convolution, normalisation; shapes as ``convolution`` (DARTS; NAS-Bench-201)."""
     layer = _convolution(inputs, outputs, kernel, stride, dilation)
@@ -173,13 +194,13 @@ def preactivated_convolution(
 
 @primitive
 def preactivated_separable(
-    inputs: int,
-    outputs: int,
-    kernel: int = 3,
-    stride: int = 1,
-    dilation: int = 1,
-    repeats: int = 1,
-    normalization: str = "batch",
+    inputs: Size,
+    outputs: Size,
+    kernel: Size = 3,
+    stride: Size = 1,
+    dilation: Size = 1,
+    repeats: Size = 1,
+    normalization: Normalization = "batch",
 ) -> nn.Module:
     """ReLU, depthwise and pointwise convolution, normalisation, ``repeats`` times; shapes as ``convolution``.
 
@@ -199,7 +220,7 @@ def preactivated_separable(
 
 @primitive
 def normalized_pool(
-    channels: int, kind: str = "max", kernel: int = 3, stride: int = 1, normalization: str = "batch"
+    channels: Size, kind: Pooling = "max", kernel: Size = 3, stride: Size = 1, normalization: Normalization = "batch"
 ) -> nn.Module:
     """Maximum or mean over windows, normalisation without scale and shift; shapes as ``max_pool`` (DARTS)."""
     pool = max_pool if kind == "max" else average_pool
@@ -207,25 +228,25 @@ def normalized_pool(
 
 
 @primitive
-def factorized_reduction(inputs: int, outputs: int, normalization: str = "batch") -> nn.Module:
+def factorized_reduction(inputs: Size, outputs: Size, normalization: Normalization = "batch") -> nn.Module:
     """Return DARTS' skip connection of stride 2; shapes (batch, inputs, h, w) → (batch, outputs, ⌈h/2⌉, ⌈w/2⌉)."""
     return FactorizedReduction(inputs, outputs, normalization)
 
 
 @primitive
-def upsampling_convolution(inputs: int, outputs: int, kernel: int = 3) -> nn.Module:
+def upsampling_convolution(inputs: Size, outputs: Size, kernel: Size = 3) -> nn.Module:
     """Nearest neighbour, twice the pixels a side, then ``convolution``; (batch, inputs, h, w) → (…, 2h, 2w)."""
     return nn.Sequential(nn.Upsample(scale_factor=2), convolution(inputs, outputs, kernel)())
 
 
 @primitive
-def max_pool(kernel: int = 3, stride: int = 1) -> nn.Module:
+def max_pool(kernel: Size = 3, stride: Size = 1) -> nn.Module:
     """Maximum over windows; shapes (batch, c, h, w) → (batch, c, ⌈h/stride⌉, ⌈w/stride⌉)."""
     return nn.MaxPool2d(kernel, stride, (kernel - 1) // 2, ceil_mode=kernel % 2 == 0)
 
 
 @primitive
-def average_pool(kernel: int = 3, stride: int = 1) -> nn.Module:
+def average_pool(kernel: Size = 3, stride: Size = 1) -> nn.Module:
     """Mean over windows, padding not counted; shapes as ``max_pool``."""
     return nn.AvgPool2d(kernel, stride, (kernel - 1) // 2, ceil_mode=kernel % 2 == 0, count_include_pad=False)
 
@@ -237,7 +258,7 @@ def skip() -> nn.Module:
 
 
 @primitive
-def zero(stride: int = 1) -> nn.Module:
+def zero(stride: Size = 1) -> nn.Module:
     """x ↦ 0."""
     return Zero(stride)
 
@@ -249,6 +270,6 @@ def flatten() -> nn.Module:
 
 
 @primitive
-def pooled_readout(inputs: int, outputs: int) -> nn.Module:
+def pooled_readout(inputs: Size, outputs: Size) -> nn.Module:
     """Mean over space, then linear; shapes (batch, inputs, h, w) → (batch, outputs)."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, outputs))

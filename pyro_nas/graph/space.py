@@ -23,12 +23,18 @@ Structure: TypeAlias = Mapping[str, torch.Tensor]
 Restriction: TypeAlias = Literal["simplex", "simplex vertices", "cube", "cube vertices"]
 
 RESTRICTIONS: tuple[Restriction, ...] = ("simplex", "simplex vertices", "cube", "cube vertices")
+LINES = 20  # of a space when it is printed
 AGGREGATIONS: dict[str, Callable[[list[torch.Tensor]], torch.Tensor]] = {
     "sum": lambda values: sum(values[1:], values[0]),
     "mean": lambda values: sum(values[1:], values[0]) / len(values),
     "product": lambda values: torch.stack(values).prod(0),
     "concatenation": lambda values: torch.cat(values, 1),
 }
+
+
+def on_simplex(restriction: Restriction) -> bool:
+    """Whether γ of an edge lies on the simplex, as one choice among all, or else in the cube, each choice by itself."""
+    return restriction in ("simplex", "simplex vertices")
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,13 @@ class Choices:
         """Edges and choices per edge."""
         return len(self.edges), len(self.primitives[0])
 
+    @property
+    def on_simplex(self) -> bool:
+        """Whether each γ lies on the simplex, or else in the cube."""
+        return on_simplex(self.restriction)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Space:
     """A family of networks.
 
@@ -65,7 +76,7 @@ class Space:
     name: str = ""
     restriction: Restriction = "simplex"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "edges", dict(sorted((edge, dict(ops)) for edge, ops in _checked_edges(self.edges))))
         object.__setattr__(self, "aggregations", dict(self.aggregations))
         object.__setattr__(self, "inputs", tuple(self.inputs))
@@ -74,6 +85,22 @@ class Space:
             raise ValueError(f"name: expected a letter, then letters, digits and underscores, got {self.name!r}.")
         _check_graph(self)
         _check_cells(self)
+
+    def __repr__(self) -> str:
+        """Return a line an edge with its primitives, the first ``LINES`` of them."""
+        sites = {edge: choices.site for choices in self.own_choices() for edge in choices.edges}
+        kept = list(self.edges.items())[:LINES]
+        lines = [f"Space {self.name!r}" if self.name else "Space"]
+        lines[0] += f" of {len(self.edges)} edges, structure sites {list(self.choices())}"
+        for edge, primitives in kept:
+            names = " | ".join(f"{n} (a space)" if isinstance(f, Space) else n for n, f in primitives.items())
+            lines.append(f"  {edge[0]}→{edge[1]}  {names}" + (f"  ~ {sites[edge]}" if edge in sites else ""))
+        if len(self.edges) > LINES:
+            lines.append(f"  and {len(self.edges) - LINES} more edges")
+        for vertex, aggregation in self.aggregations.items():
+            what = f"space {aggregation.name!r}" if isinstance(aggregation, Space) else aggregation
+            lines.append(f"  at {vertex}: {what if isinstance(what, str) else 'a module'}")
+        return "\n".join(lines[: 2 * LINES])
 
     @property
     def graph(self) -> nx.DiGraph:
@@ -88,7 +115,7 @@ class Space:
     @property
     def output(self) -> int:
         """The one vertex without an outgoing edge."""
-        return next(vertex for vertex, degree in self.graph.out_degree() if degree == 0)
+        return next(int(vertex) for vertex, degree in self.graph.out_degree() if degree == 0)
 
     def parents(self, vertex: int) -> list[int]:
         """The parents of a vertex, in increasing order."""
@@ -102,10 +129,9 @@ class Space:
 
     def own_choices(self) -> list[Choices]:
         """List this space's own open choices, without those of nested spaces; one entry per number of primitives."""
-        cube = self.restriction.startswith("cube")
         groups: dict[int, list[Edge]] = {}
         for edge, primitives in self.edges.items():
-            if len(primitives) > 1 or cube:
+            if len(primitives) > 1 or not on_simplex(self.restriction):
                 groups.setdefault(len(primitives), []).append(edge)
         base = f"structure.{self.name}" if self.name else "structure"
         return [
@@ -135,7 +161,7 @@ class Space:
                 raise ValueError(
                     f"{name}[{site!r}]: expected shape {choices.shape}, (edges, choices), got {describe(gamma)}."
                 )
-            if choices.restriction.startswith("simplex"):
+            if choices.on_simplex:
                 good = (gamma >= 0).all() and torch.allclose(gamma.sum(-1), torch.ones_like(gamma[..., 0]), atol=1e-3)
             else:
                 good = ((gamma >= 0) & (gamma <= 1)).all()

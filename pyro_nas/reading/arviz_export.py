@@ -1,24 +1,56 @@
-"""Draws as ArviZ data, with edges and choices as named dimensions and independent restarts as chains."""
+"""ArviZ: draws as its data, edges and choices as named dimensions, restarts as chains; and its diagnostics.
+
+ArviZ is imported where it is used. 0.23 (Python 3.11) and 1.x differ in names and in types: here, and nowhere else.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 
-with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", ".*ArviZ is undergoing a major refactor", FutureWarning)  # of 0.23, at import
-    import arviz as az
-
+from pyro_nas.evidence.currencies import Tensors
 from pyro_nas.graph.space import Choices, Space
 
-Draws = Mapping[str, torch.Tensor]
+
+def arviz() -> ModuleType:
+    """Return the package, imported without the remark on its future that 0.23 makes once a day."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing a major refactor", FutureWarning)
+        import arviz
+    return arviz
 
 
-def to_arviz(draws: Draws | Sequence[Draws], space: Space, weights: bool = False) -> Any:
+def r_hat(draws: torch.Tensor) -> float:
+    """Return rank-normalised split r-hat of a number's draws, (chain, draw): 1 where chains agree.
+
+    Vehtari et al. 2021.
+    """
+    return float(arviz().rhat(draws.numpy()))
+
+
+def mean_error(draws: torch.Tensor) -> float:
+    """Return the Monte-Carlo standard error of the mean of draws, (chain, draw), in their unit."""
+    return float(arviz().mcse(draws.numpy(), method="mean"))
+
+
+def pareto_smoothed(log_weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return Pareto-smoothed log weights, (…, draw), that sum to 1, and k̂, (…). Vehtari et al. 2024."""
+    package = arviz()
+    if hasattr(package, "psislw"):
+        smoothed, k = package.psislw(log_weights.numpy())
+    else:  # ArviZ 1
+        from arviz_stats.base import array_stats
+
+        smoothed, k = array_stats.psislw(log_weights.numpy())
+    return torch.as_tensor(smoothed).log_softmax(-1), torch.as_tensor(k)
+
+
+def to_arviz(draws: Tensors | Sequence[Tensors], space: Space, *, weights: bool = False) -> Any:
     """Return draws, {site: (draw, …)}, or those of several restarts, one chain each, as ArviZ data.
 
     Structure sites become (chain, draw, edge, choice), labelled by edge and primitive; a choice that an edge lacks is
@@ -47,8 +79,9 @@ def to_arviz(draws: Draws | Sequence[Draws], space: Space, weights: bool = False
             variables[site] = stacked.numpy()
     if not variables:
         raise ValueError("space: expected open choices to export, got none. Pass weights=True to export the weights.")
-    data: Any = {"posterior": variables} if int(az.__version__.split(".")[0]) >= 1 else variables
-    return az.from_dict(data, coords=coords, dims=dims)
+    package = arviz()
+    grouped = int(package.__version__.partition(".")[0]) >= 1  # DataTree, not InferenceData
+    return package.from_dict({"posterior": variables} if grouped else variables, coords=coords, dims=dims)
 
 
 def _labelled(gamma: torch.Tensor, choices: Choices) -> tuple[np.ndarray, list[str], list[str]]:

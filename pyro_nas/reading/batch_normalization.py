@@ -7,7 +7,7 @@ one-shot", §3.4).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -17,13 +17,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pyro_nas.checks import describe
 from pyro_nas.data import Pair
-from pyro_nas.evidence.sites import COMPLEXITY, sample_sites
+from pyro_nas.evidence.currencies import Tensors
+from pyro_nas.evidence.sites import run_at
 from pyro_nas.reading.posterior import each_draw, evaluation_mode
 
-Draws = Mapping[str, torch.Tensor]
 
-
-def recalibrate(model: nn.Module, draws: Draws, batches: Pair | Iterable[Pair]) -> None:
+def recalibrate(model: nn.Module, draws: Tensors, batches: Pair | Iterable[Pair]) -> None:
     """Set the running statistics of batch normalisation to those that the data have under ``draws``.
 
     The running mean becomes (1/B) Σ_b mean of batch b, the running variance (1/B) Σ_b variance of batch b, unbiased,
@@ -41,21 +40,17 @@ def recalibrate(model: nn.Module, draws: Draws, batches: Pair | Iterable[Pair]) 
         count = 0
         for x, _ in [batches] if isinstance(batches, tuple) else batches:
             count += 1
-            for one in separate:
-                sites = sample_sites(poutine.condition(model, data=one), (x,))
-                missing = [name for name, site in sites.items() if not site["is_observed"]]
-                missing = [name for name in missing if name not in ("y", COMPLEXITY)]
-                if missing:
-                    raise ValueError(f"draws: expected the model's latent sites, got {list(draws)}; missing {missing}.")
-        found = [(layer, _copied(layer)) for layer in layers if layer.num_batches_tracked]
+            for single in separate:
+                run_at(model, single, (x,))
+        statistics = [(layer, _copied(layer)) for layer in layers if layer.num_batches_tracked]
     if not count:
         raise ValueError("batches: expected a batch or more, got none.")
-    for layer, statistics in found:
-        _set(layer, statistics)
+    for layer, values in statistics:
+        _set(layer, values)
 
 
 @contextmanager
-def recalibrated(model: nn.Module, draws: Draws, batches: Pair | Iterable[Pair]) -> Iterator[None]:
+def recalibrated(model: nn.Module, draws: Tensors, batches: Pair | Iterable[Pair]) -> Iterator[None]:
     """Within the context running statistics are those of ``recalibrate``, after it what they were before."""
     with _restored(_layers(model)):
         recalibrate(model, draws, batches)

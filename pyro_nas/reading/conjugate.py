@@ -30,7 +30,7 @@ class LinearRegression:
     noise: float
     scale: float | torch.Tensor = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, axes in {"design": 2, "y": 1}.items():
             value = getattr(self, name)
             if not isinstance(value, torch.Tensor) or value.dim() != axes or not bool(torch.isfinite(value).all()):

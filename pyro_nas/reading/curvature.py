@@ -145,7 +145,8 @@ def _square_root(structure: Structure, covariance: Mapping[str, torch.Tensor]) -
                 f"{float(values.min()):g} to {float(values.max()):g}. Pass what structure_moments returns."
             )
         roots += list((vectors * values.clamp_min(0).sqrt()[..., None, :]).flatten(0, -3))
-    return torch.block_diag(*roots)
+    root: torch.Tensor = torch.block_diag(*roots)
+    return root
 
 
 def _scalar(value: torch.Tensor) -> torch.Tensor:

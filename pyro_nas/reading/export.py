@@ -16,6 +16,8 @@ from torch import nn
 
 from pyro_nas.checks import describe
 from pyro_nas.data import Inputs
+from pyro_nas.evidence.currencies import Expectation, PyroCallable, SpaceModel, Tensors
+from pyro_nas.evidence.sites import check_draw, run
 from pyro_nas.files import write_atomically
 from pyro_nas.graph.network import Network
 from pyro_nas.graph.space import AGGREGATIONS, Edge
@@ -25,7 +27,7 @@ Weighted = list[tuple[float, nn.Module]]
 SUFFIX = ".pt2"  # torch.export.load warns of another
 
 
-def export(model: Any, draws: Mapping[str, torch.Tensor], x: Inputs, path: str | PathLike[str]) -> None:
+def export(model: SpaceModel, draws: Tensors, x: Inputs, path: str | PathLike[str]) -> None:
     """Write the posterior predictive mean x ↦ (1/S) Σ_s E[y | x, w_s, Γ_s] of a Model as a program of torch.export.
 
     ``draws``: {site: (draw, …)} of S draws; one gives the point network. Weights, structures and statistics of batch
@@ -79,9 +81,9 @@ def load(path: str | PathLike[str]) -> Callable[..., torch.Tensor]:
 class _Predictive(nn.Module):
     """The mean of a likelihood's expectation over networks."""
 
-    likelihood: Any
+    likelihood: Expectation
 
-    def __init__(self, likelihood: nn.Module, networks: list[_Fixed]):
+    def __init__(self, likelihood: Expectation, networks: list[_Fixed]):
         super().__init__()
         self.likelihood, self.networks = copy.deepcopy(likelihood), nn.ModuleList(networks)
 
@@ -137,14 +139,12 @@ def _fixed(module: nn.Module, structure: Mapping[str, torch.Tensor]) -> nn.Modul
     return _Fixed(module, structure) if isinstance(module, Network) else module
 
 
-def _point_network(model: Any, draw: Mapping[str, torch.Tensor]) -> _Fixed:
+def _point_network(model: SpaceModel, draw: Mapping[str, torch.Tensor]) -> _Fixed:
     """Return a copy of what of a model's network runs at one draw of weights and structure, {site: tensor}."""
-    prior = model.weights if model.packing.size else dict
+    prior: PyroCallable = model.weights if model.packing.size else dict
     with poutine.block():
-        trace = poutine.trace(poutine.condition(prior, data=dict(draw))).get_trace()
-    missing = [site for site in (*trace.stochastic_nodes, *model.choices) if site not in draw]
-    if missing:
-        raise ValueError(f"draws: expected the model's latent sites, got {list(draw)}; missing {missing}.")
+        weights, sites = run(poutine.condition(prior, data=dict(draw)), ())
+    check_draw(draw, [*sites, *model.choices])
     network = copy.deepcopy(model.network).requires_grad_(False)
-    network.load_state_dict(trace.nodes["_RETURN"]["value"], strict=False)
+    network.load_state_dict(weights, strict=False)
     return _Fixed(network, draw)

@@ -8,22 +8,22 @@ Pareto's k̂ says whether to believe it: below 0.7 the estimates are reliable (V
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyro
 import torch
 from pyro.distributions import Delta
-from torch import nn
 
 from pyro_nas import checks
 from pyro_nas.data import Pair, check_pair
+from pyro_nas.evidence.currencies import PyroCallable, Site, Sites
 from pyro_nas.evidence.sites import Substitute, check_sites, innermost, is_structure, log_prob_of, sample_sites
-from pyro_nas.graph.enumeration import Vertex, key_of_structure
-from pyro_nas.reading.arviz_export import az
+from pyro_nas.graph.enumeration import StructureKey, Vertex, key_of_structure
+from pyro_nas.reading.arviz_export import pareto_smoothed
 from pyro_nas.reading.posterior import evaluation_mode
 
 
@@ -53,7 +53,7 @@ class WeightedDraws:
 
     @cached_property
     def _smoothed(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return smooth(self.log_weights)
+        return pareto_smoothed(self.log_weights)
 
     @property
     def weights(self) -> torch.Tensor:
@@ -99,9 +99,7 @@ class LeaveOneOut:
         return total(self.pointwise)
 
 
-def weigh(
-    model: Callable[..., Any], guide: Callable[..., Any], data: Pair, draws: int = 1000, seed: int = 0
-) -> WeightedDraws:
+def weigh(model: PyroCallable, guide: PyroCallable, data: Pair, draws: int = 1000, seed: int = 0) -> WeightedDraws:
     """Draw from a guide and return the draws with their importance weights for the model's posterior.
 
     Model and guide may be any Pyro callables, called as (x, y) with ``data``, which are all data there are; structures
@@ -117,9 +115,7 @@ def weigh(
     if hasattr(model, "check"):
         model.check(x, y)
     with ExitStack() as stack:
-        for part in (model, guide):
-            if isinstance(part, nn.Module):
-                stack.enter_context(evaluation_mode(part))
+        stack.enter_context(evaluation_mode(model, guide))
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.random.fork_rng())
         torch.manual_seed(checks.seed(seed))
@@ -152,12 +148,12 @@ def structure_probabilities(weighted: WeightedDraws) -> list[tuple[Vertex, float
             f"weighted: expected draws with structure sites at vertices, got the sites {list(weighted.draws)}. "
             "Give the model a structure prior on vertices, such as structures.categorical, and fit a guide to it."
         )
-    found: dict[tuple, tuple[Vertex, float]] = {}
+    probabilities: dict[StructureKey, tuple[Vertex, float]] = {}
     for index, weight in enumerate(weighted.weights.tolist()):
         vertex = {site: value[index] for site, value in structure.items()}
         key = key_of_structure(vertex)
-        found[key] = (vertex, weight + (found[key][1] if key in found else 0.0))
-    return sorted(found.values(), key=lambda entry: -entry[1])
+        probabilities[key] = (vertex, weight + (probabilities[key][1] if key in probabilities else 0.0))
+    return sorted(probabilities.values(), key=lambda entry: -entry[1])
 
 
 def leave_one_out(weighted: WeightedDraws) -> LeaveOneOut:
@@ -180,19 +176,8 @@ def leave_one_out(weighted: WeightedDraws) -> LeaveOneOut:
             "weighted: expected draws with p(y_i | x_i, w) above 0 at each datum, got some with 0, which say nothing "
             "of the data without it. Fit a guide whose draws all have a density under the model."
         )
-    log_weights, k = smooth(without)
+    log_weights, k = pareto_smoothed(without)
     return LeaveOneOut((log_weights + terms).logsumexp(-1), k)
-
-
-def smooth(log_weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return Pareto-smoothed log weights, (…, draw), that sum to 1, and k̂, (…). Vehtari et al. 2024."""
-    if hasattr(az, "psislw"):
-        smoothed, k = az.psislw(log_weights.numpy())
-    else:  # ArviZ 1
-        from arviz_stats.base import array_stats
-
-        smoothed, k = array_stats.psislw(log_weights.numpy())
-    return torch.as_tensor(smoothed).log_softmax(-1), torch.as_tensor(k)
 
 
 def total(pointwise: torch.Tensor) -> Estimate:
@@ -200,15 +185,14 @@ def total(pointwise: torch.Tensor) -> Estimate:
     return Estimate(float(pointwise.sum()), float((len(pointwise) * pointwise.var()).sqrt()))
 
 
-def pointwise_log_likelihood(sites: dict[str, Any], size: int) -> torch.Tensor | None:
+def pointwise_log_likelihood(sites: Sites, size: int) -> torch.Tensor | None:
     """Return Σ log p(y_i | …) over observed sites with a term for each datum, unscaled, (data,); None without one."""
-    observed = [{**site, "scale": 1.0} for site in sites.values() if site["is_observed"]]
-    terms = [log_prob_of(site, lambda value: value) for site in observed]
+    terms = [log_prob_of(site, lambda value: value, scaled=False) for site in sites.values() if site["is_observed"]]
     terms = [term for term in terms if term.shape == (size,)]
     return torch.stack(terms).double().sum(0) if terms else None
 
 
-def check_unscaled(sites: Iterable[tuple[str, Any]]) -> None:
+def check_unscaled(sites: Iterable[tuple[str, Site]]) -> None:
     """Raise where a sample site of a model has a scale: λ, or another count of data."""
     for name, site in sites:
         if bool((torch.as_tensor(site["scale"]) == 1).all()):
@@ -224,7 +208,9 @@ def check_unscaled(sites: Iterable[tuple[str, Any]]) -> None:
         )
 
 
-def _run(model: Any, guide: Any, data: Pair) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor | None]:
+def _run(
+    model: PyroCallable, guide: PyroCallable, data: Pair
+) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor | None]:
     """Return one draw of the guide, log p − log q of it, and log p(y_i | x_i, w, Γ), (data,)."""
     ours = sample_sites(guide, data)
     with Substitute({name: site["value"] for name, site in ours.items()}):

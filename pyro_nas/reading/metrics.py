@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torchmetrics.functional.classification import multiclass_calibration_error
+
+from pyro_nas.reading.posterior import share_correct
 
 
 def classification_metrics(probabilities: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
@@ -11,11 +12,11 @@ def classification_metrics(probabilities: torch.Tensor, y: torch.Tensor) -> dict
 
     Shapes: (data, classes) and (data,). Guo et al. 2017.
     """
-    probabilities = probabilities.clamp(
-        0, 1
-    )  # an average may exceed 1 by rounding, and torchmetrics takes that for logits
+    from torchmetrics.functional.classification import multiclass_calibration_error  # slow to import
+
+    probabilities = probabilities.clamp(0, 1)  # an average may exceed 1 by rounding: to torchmetrics a logit
     return {
-        "accuracy": float((probabilities.argmax(-1) == y).double().mean()),
+        "accuracy": share_correct(probabilities, y),
         "calibration_error": float(multiclass_calibration_error(probabilities, y, probabilities.shape[-1], n_bins=15)),
         "log_likelihood": float(probabilities.gather(-1, y[:, None]).clamp_min(1e-12).log().mean()),
     }

@@ -5,33 +5,35 @@ Functions of a guide or of draws ({site: tensor}); none needs the classes of thi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import cast
 
 import torch
 from pyro import poutine
 from pyro.distributions import Delta, Independent
+from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import nn
 from torch.distributions import TransformedDistribution
 
-from pyro_nas.data import Inputs
-from pyro_nas.evidence.sites import innermost, sample_sites
+from pyro_nas.data import Inputs, check_classes
+from pyro_nas.evidence.currencies import Draws, Law, PyroCallable, SampleMessage, SpaceModel, Tensors
+from pyro_nas.evidence.sites import innermost, run_at, sample_sites
 from pyro_nas.reading.structure_posterior import choice_probabilities, most_probable
 
 
-def draw(guide: Callable[..., Any], *args: Any, num_samples: int = 100) -> dict[str, torch.Tensor]:
-    """Return draws of all latent sites, {site: (draw, …)}, auxiliary ones left out."""
+def draw(guide: PyroCallable, *args: object, num_samples: int = 100) -> Draws:
+    """Return draws of all latent sites, {site: (draw, …)}, auxiliary ones left out; they print as a table."""
     with torch.no_grad():
         sites = [sample_sites(guide, args) for _ in range(num_samples)]
     names = [
         name for name, site in sites[0].items() if not site["infer"].get("is_auxiliary") and not site["is_observed"]
     ]
-    return {name: torch.stack([drawn[name]["value"] for drawn in sites]) for name in names}
+    return Draws({name: torch.stack([drawn[name]["value"] for drawn in sites]) for name in names})
 
 
-def mean_draw(guide: Callable[..., Any], *args: Any) -> dict[str, torch.Tensor]:
+def mean_draw(guide: PyroCallable, *args: object) -> Draws:
     """Return one draw, {site: (1, …)}: weights at their means, structure at its most probable vertex.
 
     A law that depends on other draws is taken at theirs: q(w | Γ) at the most probable Γ, a site that is computed from
@@ -43,31 +45,38 @@ def mean_draw(guide: Callable[..., Any], *args: Any) -> dict[str, torch.Tensor]:
     probabilities = choice_probabilities(guide, *args)
     with torch.no_grad(), torch.random.fork_rng(), _Centred(probabilities):
         sites = sample_sites(guide, args)
-    return {
-        name: site["value"].detach()[None]
-        for name, site in sites.items()
-        if not site["infer"].get("is_auxiliary") and not site["is_observed"]
-    }
+    return Draws(
+        {
+            name: site["value"].detach()[None]
+            for name, site in sites.items()
+            if not site["infer"].get("is_auxiliary") and not site["is_observed"]
+        }
+    )
 
 
 class _Centred(poutine.messenger.Messenger):
     """Give sites their means as draws, structure sites the vertex nearest to these probabilities, none sampled."""
 
-    def __init__(self, probabilities: Mapping[str, torch.Tensor]):
+    def __init__(self, probabilities: Tensors):
         super().__init__()
         self.probabilities = probabilities
 
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] or msg["done"] or site_is_subsample(msg) or isinstance(innermost(msg["fn"]), Delta):
+    def _pyro_sample(self, msg: SampleMessage) -> None:
+        if (
+            msg["is_observed"]
+            or msg["done"]
+            or site_is_subsample(cast(Message[..., torch.Tensor], msg))
+            or isinstance(innermost(msg["fn"]), Delta)
+        ):
             return
         table = self.probabilities.get(msg["name"])
         msg["value"] = _centre(msg["fn"]) if table is None else most_probable(table)
         msg["done"] = True
 
 
-def _centre(law: Any) -> torch.Tensor:
+def _centre(law: Law) -> torch.Tensor:
     try:
-        mean = cast(torch.Tensor, law.mean)
+        mean = law.mean
     except NotImplementedError:
         mean = torch.tensor(torch.nan)
     if torch.isfinite(mean).all():
@@ -82,29 +91,55 @@ def _centre(law: Any) -> torch.Tensor:
     return value
 
 
-def predict(model: Any, draws: Mapping[str, torch.Tensor], x: Inputs, batch_size: int = 1024) -> torch.Tensor:
+def predict(
+    model: SpaceModel, posterior: PyroCallable | Tensors, x: Inputs, *, num_samples: int = 100, batch_size: int = 1024
+) -> torch.Tensor:
     """Return the posterior predictive mean E_q E[y | x, w, Γ], (data, features): class probabilities for classes.
 
+    ``posterior``: draws of the latent sites, {site: (draw, …)}, or a guide, of which ``num_samples`` are drawn.
     Averages ``model.likelihood.mean`` of the outputs over all draws, batch normalisation in evaluation mode. Raises
-    ValueError where ``draws`` lack a latent site of the model.
+    ValueError where the draws lack a latent site of the model.
     """
     parts = x if isinstance(x, tuple) else (x,)
+    draws = each_draw(draws_of(posterior, num_samples))
     result = []
     with torch.no_grad(), poutine.block(), evaluation_mode(model):
-        for rows in zip(*(part.split(batch_size) for part in parts), strict=True):
-            batch = rows if isinstance(x, tuple) else rows[0]
-            means = []
-            for one in each_draw(draws):
-                trace = poutine.trace(poutine.condition(model, data=one)).get_trace(batch)
-                missing = [name for name in trace.stochastic_nodes if name != "y" and name != "complexity"]
-                if missing:
-                    raise ValueError(f"draws: expected the model's latent sites, got {list(draws)}; missing {missing}.")
-                means.append(model.likelihood.mean(trace.nodes["_RETURN"]["value"]))
+        for pieces in zip(*(part.split(batch_size) for part in parts), strict=True):
+            batch = pieces if isinstance(x, tuple) else pieces[0]
+            means = [model.likelihood.mean(run_at(model, single, (batch,)).outputs) for single in draws]
             result.append(torch.stack(means).mean(0))
     return torch.cat(result)
 
 
-def each_draw(draws: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+def accuracy(
+    model: SpaceModel,
+    posterior: PyroCallable | Tensors,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    num_samples: int = 100,
+    batch_size: int = 1024,
+) -> float:
+    """Return the share of x, (data, …), whose class under the posterior predictive mean is y, (data,).
+
+    ``posterior`` and ``num_samples`` as in ``predict``. Raises ValueError where y are not class indices of x.
+    """
+    check_classes(x, y)
+    probabilities = predict(model, posterior, x, num_samples=num_samples, batch_size=batch_size)
+    return share_correct(probabilities, y)
+
+
+def share_correct(probabilities: torch.Tensor, y: torch.Tensor) -> float:
+    """Return the share of data whose most probable class is y; shapes (data, classes) and (data,)."""
+    return float((probabilities.argmax(-1) == y).double().mean())
+
+
+def draws_of(posterior: PyroCallable | Tensors, num_samples: int = 100) -> Tensors:
+    """Return draws as they are, and of a guide so many."""
+    return draw(posterior, num_samples=num_samples) if callable(posterior) else posterior
+
+
+def each_draw(draws: Tensors) -> list[dict[str, torch.Tensor]]:
     """Return the draws one by one, {site: tensor} each, of {site: (draw, …)}; one without sites where there are none.
 
     Raises ValueError where sites differ in their number of draws, or it is 0.
@@ -116,10 +151,15 @@ def each_draw(draws: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Within the context all parts of a module are in evaluation mode, after it in the modes they had."""
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
+def evaluation_mode(*functions: object) -> Iterator[None]:
+    """Within the context all parts of modules are in evaluation mode, after it in the modes they had.
+
+    Callables that are no modules have no mode.
+    """
+    modules = [function for function in functions if isinstance(function, nn.Module)]
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    for module in modules:
+        module.eval()
     try:
         yield
     finally:

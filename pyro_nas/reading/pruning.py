@@ -5,22 +5,20 @@ Scores are functions of a guide, masks of scores, and masks are applied to draws
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from pyro.distributions import Independent
 
 from pyro_nas import checks
+from pyro_nas.evidence.currencies import PyroCallable, SpaceModel, Tensors
 from pyro_nas.evidence.packing import Packing
-from pyro_nas.evidence.sites import sample_sites
-from pyro_nas.reading.posterior import predict
+from pyro_nas.evidence.sites import same_law, sample_sites, unjoined
+from pyro_nas.reading.posterior import accuracy
 
-Tensors = Mapping[str, torch.Tensor]
 LEVELS = tuple(level / 10 for level in range(10))
 
 
-def moments(guide: Callable[..., Any], packing: Packing, *args: Any) -> tuple[Tensors, Tensors]:
+def moments(guide: PyroCallable, packing: Packing, *args: object) -> tuple[Tensors, Tensors]:
     """Return mean μ and standard deviation σ of each weight under a guide, {name: tensor} each.
 
     Raises ValueError for a guide that does not draw the packed site "weights" from a law with these moments, one and
@@ -31,10 +29,9 @@ def moments(guide: Callable[..., Any], packing: Packing, *args: Any) -> tuple[Te
     if "weights" not in runs[0]:
         raise ValueError(f"guide: expected one that draws the packed site 'weights', got one of {sorted(runs[0])}.")
     laws = [run["weights"]["fn"] for run in runs]
-    law, other = (law.base_dist if isinstance(law, Independent) else law for law in laws)
+    law = unjoined(laws[0])
     sd = law.variance.sqrt()
-    same = torch.equal(law.mean, other.mean) and torch.equal(law.variance, other.variance)
-    if not same or not bool(((sd > 0) & sd.isfinite()).all()):
+    if not same_law(*laws) or not bool(((sd > 0) & sd.isfinite()).all()):
         raise ValueError(
             f"guide: expected a law of the weights with a mean and a spread of its own, got {type(law).__name__}, "
             "without a spread, or different from run to run. Use guides.MeanField or guides.LowRankNormal."
@@ -50,7 +47,7 @@ def relative_density(mean: Tensors, sd: Tensors) -> dict[str, torch.Tensor]:
     return {name: -0.5 * (mean[name] / sd[name]).square() for name in mean}
 
 
-def masks(scores: Tensors, fraction: float, scope: str = "layer", biases: bool = False) -> dict[str, torch.Tensor]:
+def masks(scores: Tensors, fraction: float, *, scope: str = "layer", biases: bool = False) -> dict[str, torch.Tensor]:
     """Return which weights to keep when the ``fraction`` with the highest scores goes, {name: booleans}.
 
     ``scope``: the fraction is taken within each "layer" (tensor), or over all, "global". Biases (tensors of less than
@@ -76,25 +73,22 @@ def prune(draws: Tensors, keep: Tensors, packing: Packing) -> dict[str, torch.Te
 
 
 def pruning_curve(
-    model: Any,
+    model: SpaceModel,
     draws: Tensors,
     scores: Tensors,
     x: torch.Tensor,
     y: torch.Tensor,
     levels: Sequence[float] = LEVELS,
-    **options: Any,
+    *,
+    scope: str = "layer",
+    biases: bool = False,
 ) -> list[float]:
     """Return the accuracy on (x, y) of the predictive mean of ``draws`` after pruning to each level.
 
-    ``options`` are those of ``masks``. The draw at the posterior means alone gives the network at the means.
+    ``scope`` and ``biases`` as in ``masks``. The draw at the posterior means alone gives the network at the means.
     """
-    packing = model.packing
-    return [
-        float(
-            (predict(model, prune(draws, masks(scores, level, **options), packing), x).argmax(-1) == y).double().mean()
-        )
-        for level in levels
-    ]
+    kept = [masks(scores, level, scope=scope, biases=biases) for level in levels]
+    return [accuracy(model, prune(draws, keep, model.packing), x, y) for keep in kept]
 
 
 def stability(curve: Sequence[float]) -> float:

@@ -6,28 +6,31 @@ the graph of a cell at test time, as in the VarDARTS thesis talk. Nothing is tra
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from pyro import poutine
 from torch import nn
 
 from pyro_nas import checks
+from pyro_nas.data import check_classes
+from pyro_nas.evidence.currencies import SpaceModel, Tensors
+from pyro_nas.evidence.sites import run_at
 from pyro_nas.graph.network import Network
 from pyro_nas.graph.primitives import Zero
 from pyro_nas.graph.space import Edge
-from pyro_nas.reading.posterior import each_draw, evaluation_mode, predict
+from pyro_nas.reading.posterior import accuracy, each_draw, evaluation_mode
 
 CellEdge: TypeAlias = tuple[str, Edge]  # the name of a space and an edge of it
 Curves: TypeAlias = dict[str, dict[float, float]]
 
 
 def sign_gradient_attack(
-    model: Any,
-    draws: Mapping[str, torch.Tensor],
+    model: SpaceModel,
+    draws: Tensors,
     x: torch.Tensor,
     y: torch.Tensor,
     epsilon: float,
@@ -41,7 +44,7 @@ def sign_gradient_attack(
     high], y: class indices (data,). ε is a share of the range: .1 is .1 of pixels in [0, 1] and .2 of pixels in
     [−1, 1]. At ε = 0 the result is x. Raises ValueError where x leaves [low, high]. Goodfellow et al. 2015, §4.
     """
-    _check(x, y)
+    check_classes(x, y)
     return _moved("epsilon", x, epsilon, _loss_signs(model, draws, x, y, batch_size), low, high)
 
 
@@ -113,17 +116,9 @@ def deleted_edges(network: nn.Module, edges: Collection[CellEdge]) -> Iterator[N
         yield
 
 
-def accuracy(
-    model: Any, draws: Mapping[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor, batch_size: int = 1024
-) -> float:
-    """Return the share of x, (data, …), whose class under the predictive mean of ``draws`` is y, (data,)."""
-    _check(x, y)
-    return float((predict(model, draws, x, batch_size).argmax(-1) == y).double().mean())
-
-
 def robustness_curves(
-    model: Any,
-    draws: Mapping[str, torch.Tensor],
+    model: SpaceModel,
+    draws: Tensors,
     x: torch.Tensor,
     y: torch.Tensor,
     *,
@@ -143,12 +138,12 @@ def robustness_curves(
     (those of ``cell_edges`` by default). A network without cells has no such curve: pass fractions=().
     """
     checks.integer("repetitions", repetitions, low=1)
-    _check(x, y)
+    check_classes(x, y)
     candidates = cell_edges(model) if edges is None else edges
     signs = _loss_signs(model, draws, x, y, batch_size)
 
     def accuracy_on(inputs: torch.Tensor) -> float:
-        return accuracy(model, draws, inputs, y, batch_size)
+        return accuracy(model, draws, inputs, y, batch_size=batch_size)
 
     @cache
     def accuracy_without(gone: frozenset[CellEdge]) -> float:
@@ -166,19 +161,16 @@ def robustness_curves(
     }
 
 
-def _loss_signs(
-    model: Any, draws: Mapping[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor, batch_size: int
-) -> torch.Tensor:
+def _loss_signs(model: SpaceModel, draws: Tensors, x: torch.Tensor, y: torch.Tensor, batch_size: int) -> torch.Tensor:
     """Return sign ∇ₓ(−log Σₛ pₛ), one draw's graph at a time: ∇ log Σₛ pₛ = Σₛ πₛ ∇ log pₛ with π = softmax(log p)."""
-    predict(model, draws, x[:1])  # raises where the draws are not the model's
     signs = []
     with evaluation_mode(model):
         for rows, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
             logs, gradients = [], []
-            for one in each_draw(draws):
+            for single in each_draw(draws):
                 with torch.enable_grad(), poutine.block():
                     inputs = rows.detach().clone().requires_grad_()
-                    outputs = poutine.condition(model, data=one)(inputs, labels)
+                    outputs = run_at(model, single, (inputs, labels)).outputs
                     log_p = model.likelihood.distribution(outputs).log_prob(labels)
                     gradients.append(torch.autograd.grad(log_p.sum(), inputs)[0])
                 logs.append(log_p.detach())
@@ -218,12 +210,3 @@ def _gives_zero(module: nn.Module) -> bool:
 
 def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(checks.seed(seed))
-
-
-def _check(x: torch.Tensor, y: torch.Tensor) -> None:
-    if not isinstance(x, torch.Tensor) or not x.is_floating_point() or not len(x):
-        raise ValueError(f"x: expected floating-point inputs (data, …), got {checks.describe(x)}. Call x.float().")
-    if not isinstance(y, torch.Tensor) or y.shape != (len(x),) or y.is_floating_point():
-        raise ValueError(
-            f"y: expected class indices of shape ({len(x)},), got {checks.describe(y)}. Squeeze it or take its argmax."
-        )

@@ -7,16 +7,14 @@ vertices, edges and floating-point operations (structure-selection lecture, crit
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
-from pyro.distributions import Delta, Independent
+from pyro.distributions import Delta
 
 from pyro_nas import checks
 from pyro_nas.data import Inputs
+from pyro_nas.evidence.currencies import Law, PyroCallable
 from pyro_nas.evidence.packing import Packing
-from pyro_nas.evidence.sites import is_structure, sample_sites
+from pyro_nas.evidence.sites import is_structure, sample_sites, unjoined
 from pyro_nas.graph.costs import total_cost
 from pyro_nas.graph.derivation import derive
 from pyro_nas.graph.space import Space, Structure
@@ -24,9 +22,7 @@ from pyro_nas.reading.pruning import moments, parametric_complexity
 from pyro_nas.reading.structure_posterior import choice_probabilities, edge_entropies
 
 
-def differential_entropy(
-    guide: Callable[..., Any], *args: Any, num_samples: int = 1000
-) -> dict[str, tuple[float, float]]:
+def differential_entropy(guide: PyroCallable, *args: object, num_samples: int = 1000) -> dict[str, tuple[float, float]]:
     """Return −E log q(γ) of each relaxed structure site in nats, {site: (estimate, standard error)}.
 
     The mean over so many draws, summed over edges; densities are on the first K − 1 coordinates of the simplex, or on
@@ -49,23 +45,25 @@ def differential_entropy(
     return result
 
 
-def _structure_laws(guide: Callable[..., Any], args: tuple) -> dict[str, Any]:
+def _structure_laws(guide: PyroCallable, args: tuple[object, ...]) -> dict[str, Law]:
     """Return the law of each structure site, per edge."""
     laws = {name: site["fn"] for name, site in sample_sites(guide, args).items() if is_structure(name)}
-    return {name: law.base_dist if isinstance(law, Independent) else law for name, law in laws.items()}
+    return {name: unjoined(law) for name, law in laws.items()}
 
 
-def _is_relaxed(law: Any) -> bool:
-    return not (isinstance(law, Delta) or law.support.is_discrete)
+def _is_relaxed(law: Law) -> bool:
+    return not (isinstance(law, Delta) or law.support is None or law.support.is_discrete)
 
 
-def _log_density(law: Any, shape: torch.Size) -> torch.Tensor:
+def _log_density(law: Law, shape: torch.Size) -> torch.Tensor:
     """Return log-densities at as many draws."""
     if hasattr(law, "rsample_log"):
-        return law.log_prob_of_log(law.rsample_log(shape))
-    if hasattr(law, "rsample_logit"):
-        return law.log_prob_of_logit(law.rsample_logit(shape))
-    return law.log_prob(law.sample(shape))
+        density: torch.Tensor = law.log_prob_of_log(law.rsample_log(shape))
+    elif hasattr(law, "rsample_logit"):
+        density = law.log_prob_of_logit(law.rsample_logit(shape))
+    else:
+        density = law.log_prob(law.sample(shape))
+    return density
 
 
 def operational_complexity(space: Space, structure: Structure, x: Inputs) -> dict[str, float]:
@@ -100,7 +98,7 @@ def _size(space: Space) -> tuple[int, int]:
 
 
 def complexities(
-    space: Space, guide: Callable[..., Any], packing: Packing, x: Inputs, num_samples: int = 1000
+    space: Space, guide: PyroCallable, packing: Packing, x: Inputs, num_samples: int = 1000
 ) -> dict[str, float]:
     """Return every complexity of a posterior by name: entropies summed over edges, the network the most probable one.
 

@@ -8,16 +8,50 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from pyro import poutine
-from pyro.distributions import Delta, Dirichlet, Independent
+from pyro.distributions import Delta, Dirichlet
 
-from pyro_nas.evidence.sites import is_structure, sample_sites
-from pyro_nas.graph.enumeration import hard_choices
-from pyro_nas.graph.space import Restriction, Space
+from pyro_nas.evidence.currencies import PyroCallable, Site, Sites
+from pyro_nas.evidence.sites import is_structure, same_law, sample_sites, unjoined
+from pyro_nas.graph.enumeration import Vertex, hard_choices
+from pyro_nas.graph.space import Choices, Restriction, Space
+
+
+class ChoiceProbabilities(dict[str, torch.Tensor]):
+    """P(choice) of each structure site, {site: (edge, choice)}: a dictionary that prints as a table.
+
+    ``choices`` name edges and primitives, where they are known; ``remark`` says of which posterior they are.
+    """
+
+    def __init__(self, tables: Mapping[str, torch.Tensor], choices: Mapping[str, Choices], remark: str):
+        super().__init__(tables)
+        self.choices, self.remark = choices, remark
+
+    def __repr__(self) -> str:
+        """Return a line an edge."""
+        return "\n".join([self.remark, *(f"  {edge:<20}  {'  '.join(cells)}" for edge, cells in self._lines())])
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook."""
+        lines = (
+            f"<tr><th>{edge}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for edge, cells in self._lines()
+        )
+        return f"<table><caption>{self.remark}</caption>{''.join(lines)}</table>"
+
+    def _lines(self) -> list[tuple[str, list[str]]]:
+        lines = []
+        for site, table in self.items():
+            known = self.choices.get(site)
+            for row, probabilities in enumerate(table.tolist()):
+                edge = f"edge {row}" if known is None else "{}→{}".format(*known.edges[row])
+                names = range(len(probabilities)) if known is None else known.primitives[row]
+                cells = [f"{name} {value:.3f}" for name, value in zip(names, probabilities, strict=True)]
+                lines.append((f"{site} {edge}", cells))
+        return lines
 
 
 def most_probable(probabilities: torch.Tensor) -> torch.Tensor:
@@ -25,12 +59,13 @@ def most_probable(probabilities: torch.Tensor) -> torch.Tensor:
     return hard_choices(probabilities, _restriction(probabilities))
 
 
-def choice_probabilities(guide: Callable[..., Any], *args: Any, num_samples: int = 1000) -> dict[str, torch.Tensor]:
+def choice_probabilities(guide: PyroCallable, *args: object, num_samples: int = 1000) -> ChoiceProbabilities:
     """Return P(choice) under a guide for each structure site, (edge, choice): that γ's nearest vertex has it.
 
     Exact where the site's law knows it (Gumbel-Softmax, categorical, Bernoulli: at every temperature; Dirichlet, by
     quadrature) and depends on no other draw. Otherwise the mean over ``num_samples`` runs of the guide, or, for a law
-    that does not know it, the share of draws. The random state is left as it was.
+    that does not know it, the share of draws. The random state is left as it was. They print as a table, with λ and
+    the temperature of a guide that knows its model: at λ other than 1 they are of a tempered posterior.
     """
     with torch.no_grad(), torch.random.fork_rng(), poutine.block():
         runs = [sample_sites(guide, args) for _ in range(2)]
@@ -38,47 +73,54 @@ def choice_probabilities(guide: Callable[..., Any], *args: Any, num_samples: int
             runs += [sample_sites(guide, args) for _ in range(num_samples - 2)]
         if _same_laws(runs):
             runs = runs[:1]
-        return {name: torch.stack([_choices(run[name], num_samples // len(runs)) for run in runs]).mean(0)
-                for name in _structure_sites(runs[0])}  # fmt: skip
+        tables = {
+            name: torch.stack([_choices(run[name], num_samples // len(runs)) for run in runs]).mean(0)
+            for name in _structure_sites(runs[0])
+        }
+    model = getattr(guide, "model", None)
+    return ChoiceProbabilities(tables, getattr(model, "choices", {}), _remark(model))
 
 
-def _law(site: Any) -> Any:
-    return site["fn"].base_dist if isinstance(site["fn"], Independent) else site["fn"]
+def _remark(model: object) -> str:
+    """Return of which posterior probabilities are, as far as the model says."""
+    complexity, temperature = (getattr(model, name, None) for name in ("complexity", "temperature"))
+    parts = ["probability of each choice"]
+    if isinstance(complexity, float):
+        parts.append(f"λ = {complexity:g}" + ("" if complexity == 1 else ", a tempered posterior"))
+    elif complexity is not None:
+        parts.append(f"λ ~ {complexity}")
+    if isinstance(temperature, float):
+        parts.append(f"temperature {temperature:g}")
+    return "; ".join(parts)
 
 
-def _same_laws(runs: list[dict[str, Any]]) -> bool:
+def _same_laws(runs: list[Sites]) -> bool:
     """Return whether the laws of the structure sites are known to be the same in all runs."""
-    return all(_same_law(runs[0][name], run[name]) for name in _structure_sites(runs[0]) for run in runs[1:])
+    return all(same_law(runs[0][n]["fn"], run[n]["fn"]) for n in _structure_sites(runs[0]) for run in runs[1:])
 
 
-def _same_law(site: Any, other: Any) -> bool:
-    if isinstance(_law(site), Delta):
-        return torch.equal(site["value"], other["value"])
-    names = [name for name in ("logits", "concentration") if hasattr(_law(site), name)]
-    return bool(names) and all(torch.equal(getattr(_law(site), n), getattr(_law(other), n)) for n in names)
-
-
-def _coincide(run: dict[str, Any], other: dict[str, Any]) -> bool:
+def _coincide(run: Sites, other: Sites) -> bool:
     """Return whether draws that a structure's law may depend on were in part the same in both runs.
 
     Discrete draws are; the same law in both then does not tell that it never differs.
     """
     structure = _structure_sites(run)
     before = list(run)[: list(run).index(structure[-1])] if structure else []
-    drawn = [name for name in before if not isinstance(_law(run[name]), Delta) and not run[name]["is_observed"]]
+    drawn = [n for n in before if not isinstance(unjoined(run[n]["fn"]), Delta) and not run[n]["is_observed"]]
     return any(bool((run[name]["value"] == other[name]["value"]).any()) for name in drawn)
 
 
-def _choices(site: Any, num_samples: int) -> torch.Tensor:
+def _choices(site: Site, num_samples: int) -> torch.Tensor:
     """Return P(choice) under the law of one run, (edge, choice)."""
-    if hasattr(_law(site), "probs"):
-        return _law(site).probs.clone()
-    if isinstance(_law(site), Dirichlet):
-        concentration = _law(site).concentration
+    law = unjoined(site["fn"])
+    probabilities: torch.Tensor | None = getattr(law, "probs", None)
+    if probabilities is not None:
+        return probabilities.clone()
+    if isinstance(law, Dirichlet):
+        concentration: torch.Tensor = law.concentration
         rows = [largest(row) for row in concentration.double().view(-1, concentration.shape[-1])]
         return torch.stack(rows).view(concentration.shape).to(concentration)
-    delta = isinstance(_law(site), Delta)
-    gamma = site["value"][None] if delta else _law(site).sample((max(1, num_samples),))
+    gamma = site["value"][None] if isinstance(law, Delta) else law.sample(torch.Size((max(1, num_samples),)))
     return hard_choices(gamma, _restriction(gamma)).mean(0)
 
 
@@ -102,13 +144,14 @@ def _restriction(gamma: torch.Tensor) -> Restriction:
     return "simplex" if torch.allclose(gamma.sum(-1), torch.ones_like(gamma[..., 0]), atol=1e-3) else "cube"
 
 
-def _structure_sites(run: Mapping[str, Any]) -> list[str]:
+def _structure_sites(run: Sites) -> list[str]:
     return [name for name, site in run.items() if is_structure(name) and not site["infer"].get("is_auxiliary")]
 
 
 def entropy(probabilities: torch.Tensor) -> torch.Tensor:
     """Return the entropy of the choice per edge in nats, (…, edge, K) → (…, edge): 0 … log K."""
-    return torch.special.entr(probabilities).sum(-1)
+    entropies: torch.Tensor = torch.special.entr(probabilities).sum(-1)
+    return entropies
 
 
 def edge_entropies(space: Space, probabilities: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -116,61 +159,81 @@ def edge_entropies(space: Space, probabilities: Mapping[str, torch.Tensor]) -> d
     result = {}
     for site, choices in space.choices().items():
         table = probabilities[site]
-        simplex = choices.restriction.startswith("simplex")
         result[site] = (
-            entropy(table) if simplex else (torch.special.entr(table) + torch.special.entr(1 - table)).sum(-1)
+            entropy(table)
+            if choices.on_simplex
+            else (torch.special.entr(table) + torch.special.entr(1 - table)).sum(-1)
         )
     return result
 
 
-def by_edge(space: Space, values: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Return {"site j→k": …} of values per site: {primitive: number} of shape (edge, choice), a number of (edge,)."""
-    table: dict[str, Any] = {}
-    for site, choices in space.choices().items():
-        for (j, k), names, row in zip(choices.edges, choices.primitives, values[site].tolist(), strict=True):
-            table[f"{site} {j}→{k}"] = dict(zip(names, row, strict=True)) if isinstance(row, list) else row
-    return table
+def by_edge(space: Space, tables: Mapping[str, torch.Tensor]) -> dict[str, dict[str, float]]:
+    """Return {"site j→k": {primitive: number}} of numbers per choice, {site: (edge, choice)}."""
+    return {
+        f"{site} {j}→{k}": dict(zip(names, numbers, strict=True))
+        for site, choices in space.choices().items()
+        for (j, k), names, numbers in zip(choices.edges, choices.primitives, tables[site].tolist(), strict=True)
+    }
+
+
+def number_by_edge(space: Space, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """Return {"site j→k": number} of a number per edge, {site: (edge,)}."""
+    return {
+        f"{site} {j}→{k}": number
+        for site, choices in space.choices().items()
+        for (j, k), number in zip(choices.edges, values[site].tolist(), strict=True)
+    }
 
 
 def probable_structures(
     space: Space, probabilities: Mapping[str, torch.Tensor], count: int = 5
-) -> list[tuple[dict[str, torch.Tensor], float]]:
+) -> list[tuple[Vertex, float]]:
     """Return the ``count`` most probable structures under independent edges, best first, with their probabilities.
 
     Each structure maps sites to vertices γ, (edge, choice), which ``derive`` accepts. The search is exact: a best-first
     walk over the ranks of each edge's options.
     """
     space.check_structure(probabilities, "probabilities")
-    options: list[tuple[str, int, list[tuple[float, torch.Tensor]]]] = []
-    for site, choices in space.choices().items():
-        for row, table in enumerate(probabilities[site].double()):
-            if choices.restriction.startswith("simplex"):
-                vertices = [(float(p), one) for p, one in zip(table, torch.eye(len(table)), strict=True)]
-            else:
-                vertices = [
-                    (
-                        math.prod(float(p if on else 1 - p) for p, on in zip(table, bits, strict=True)),
-                        torch.tensor(bits),
-                    )
-                    for bits in itertools.product((0.0, 1.0), repeat=len(table))
-                ]
-            options.append((site, row, sorted(vertices, key=lambda option: -option[0])))
-    found: list[tuple[dict[str, torch.Tensor], float]] = []
+    options = [
+        Option(site, row, _vertices(table, choices))
+        for site, choices in space.choices().items()
+        for row, table in enumerate(probabilities[site].double())
+    ]
+    structures: list[tuple[Vertex, float]] = []
     start = (0,) * len(options)
     queue, seen = [(-_probability(options, start), start)], {start}
-    while queue and len(found) < count:
+    while queue and len(structures) < count:
         negative, ranks = heapq.heappop(queue)
         structure = {site: torch.zeros(choices.shape) for site, choices in space.choices().items()}
-        for (site, row, vertices), rank in zip(options, ranks, strict=True):
-            structure[site][row] = vertices[rank][1]
-        found.append((structure, -negative))
-        for edge, (_, _, vertices) in enumerate(options):
+        for option, rank in zip(options, ranks, strict=True):
+            structure[option.site][option.row] = option.vertices[rank][1]
+        structures.append((structure, -negative))
+        for edge, option in enumerate(options):
             following = (*ranks[:edge], ranks[edge] + 1, *ranks[edge + 1 :])
-            if following[edge] < len(vertices) and following not in seen:
+            if following[edge] < len(option.vertices) and following not in seen:
                 seen.add(following)
                 heapq.heappush(queue, (-_probability(options, following), following))
-    return found
+    return structures
 
 
-def _probability(options: list[Any], ranks: tuple[int, ...]) -> float:
-    return math.prod(vertices[rank][0] for (_, _, vertices), rank in zip(options, ranks, strict=True))
+class Option(NamedTuple):
+    """What one edge may be: its vertices with their probabilities, most probable first."""
+
+    site: str
+    row: int
+    vertices: list[tuple[float, torch.Tensor]]
+
+
+def _vertices(table: torch.Tensor, choices: Choices) -> list[tuple[float, torch.Tensor]]:
+    if choices.on_simplex:
+        vertices = [(float(p), vertex) for p, vertex in zip(table, torch.eye(len(table)), strict=True)]
+    else:
+        vertices = [
+            (math.prod(float(p if on else 1 - p) for p, on in zip(table, bits, strict=True)), torch.tensor(bits))
+            for bits in itertools.product((0.0, 1.0), repeat=len(table))
+        ]
+    return sorted(vertices, key=lambda vertex: -vertex[0])
+
+
+def _probability(options: list[Option], ranks: tuple[int, ...]) -> float:
+    return math.prod(option.vertices[rank][0] for option, rank in zip(options, ranks, strict=True))

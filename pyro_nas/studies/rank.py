@@ -22,8 +22,8 @@ from pyro_nas.files import read_json, write_json
 from pyro_nas.graph.derivation import derive
 from pyro_nas.graph.enumeration import Vertex, all_structures, hard_choices, key_of_structure
 from pyro_nas.graph.space import Space
-from pyro_nas.reading.plots import save
 from pyro_nas.reading.metrics import classification_metrics
+from pyro_nas.reading.plots import save
 from pyro_nas.reading.posterior import mean_draw, predict
 from pyro_nas.studies import plots
 from pyro_nas.studies.compare.methods import METHODS

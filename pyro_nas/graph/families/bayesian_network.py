@@ -22,7 +22,7 @@ class Arrow(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1))
         self.register_buffer("column", torch.eye(nodes)[child], persistent=False)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, nodes) → (batch, nodes)."""
         if x.shape[-1] != len(self.column):
             raise ValueError(f"x: expected shape (batch, {len(self.column)}), got {checks.describe(x)}.")

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pyro_nas import checks
-from pyro_nas.graph.primitives import dense, primitive
+from pyro_nas.graph.primitives import Size, dense, primitive
 from pyro_nas.graph.space import Space
 
 NOISE = 0.5
@@ -19,7 +19,7 @@ class Constant(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(outputs))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, …) → (batch, outputs)."""
         return self.weight.expand(len(x), -1)
 
@@ -31,19 +31,19 @@ class Leading(nn.Module):
         super().__init__()
         self.columns = columns
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, inputs) → (batch, columns)."""
         return x[:, : self.columns]
 
 
 @primitive
-def constant(outputs: int = 1) -> nn.Module:
+def constant(outputs: Size = 1) -> nn.Module:
     """x ↦ w; shapes (batch, …) → (batch, outputs)."""
     return Constant(outputs)
 
 
 @primitive
-def leading(columns: int = 1) -> nn.Module:
+def leading(columns: Size = 1) -> nn.Module:
     """x ↦ its first columns; shapes (batch, inputs) → (batch, columns)."""
     return Leading(columns)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import nn
 
 from pyro_nas import checks
-from pyro_nas.graph.primitives import primitive
+from pyro_nas.graph.primitives import Size, among, primitive
 from pyro_nas.graph.space import Space
 
 BASES = ("legendre", "power")
+Basis = Annotated[str, among(BASES)]
 
 
 def features(x: torch.Tensor, degree: int, basis: str = "legendre") -> torch.Tensor:
@@ -25,8 +27,10 @@ def features(x: torch.Tensor, degree: int, basis: str = "legendre") -> torch.Ten
         raise ValueError(f"x: expected shape (data, 1), got {checks.describe(x)}. Pass x[:, None] or one column.")
     order = torch.arange(checks.integer("degree", degree) + 1, device=x.device)
     if basis == "power":
-        return x**order
-    return (2 * order + 1).sqrt() * torch.special.legendre_polynomial_p(x, order)
+        values: torch.Tensor = x**order
+    else:
+        values = (2 * order + 1).sqrt() * torch.special.legendre_polynomial_p(x, order)
+    return values
 
 
 class Polynomial(nn.Linear):
@@ -36,15 +40,15 @@ class Polynomial(nn.Linear):
         super().__init__(terms, 1, bias=False)
         self.degree, self.basis = terms - 1, basis
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the polynomial at x."""
         return super().forward(features(x, self.degree, self.basis))
 
 
 @primitive
-def polynomial(terms: int, basis: str = "legendre") -> nn.Module:
+def polynomial(terms: Size, basis: Basis = "legendre") -> nn.Module:
     """Return the polynomial with this many terms, degree 0 … terms − 1; (batch, 1) → (batch, 1)."""
-    return Polynomial(terms, checks.one_of("basis", basis, BASES))
+    return Polynomial(terms, basis)
 
 
 def polynomials(degrees: Sequence[int] = range(9), basis: str = "legendre") -> Space:

@@ -6,12 +6,13 @@ Constants of a formula are weights, functions its structure; both are latent var
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import torch
 from torch import nn
 
 from pyro_nas import checks
-from pyro_nas.graph.primitives import dense, primitive, skip
+from pyro_nas.graph.primitives import Size, among, dense, primitive, skip
 from pyro_nas.graph.space import Edge, Factory, Space
 
 LARGEST_EXPONENT = 5.0  # "exp" is constant beyond it, so that a product of two from anywhere in the prior stays finite
@@ -31,7 +32,7 @@ class Elementary(nn.Module):
         super().__init__()
         self.affine, self.function = nn.Linear(inputs, 1), FUNCTIONS[function]
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, inputs) → (batch, 1)."""
         return self.function(self.affine(x))
 
@@ -39,19 +40,20 @@ class Elementary(nn.Module):
 class Product(nn.Module):
     """x ↦ w Π x_i + b."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.affine = nn.Linear(1, 1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, arguments) → (batch, 1)."""
-        return self.affine(x.prod(-1, keepdim=True))
+        outputs: torch.Tensor = self.affine(x.prod(-1, keepdim=True))
+        return outputs
 
 
 @primitive
-def elementary(inputs: int, function: str) -> nn.Module:
+def elementary(inputs: Size, function: Annotated[str, among(FUNCTIONS)]) -> nn.Module:
     """x ↦ function(wᵀx + b), one of ``FUNCTIONS``; shapes (batch, inputs) → (batch, 1)."""
-    return Elementary(inputs, checks.one_of("function", function, FUNCTIONS))
+    return Elementary(inputs, function)
 
 
 @primitive

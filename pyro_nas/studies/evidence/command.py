@@ -11,8 +11,8 @@ import torch
 
 from pyro_nas import checks
 from pyro_nas.files import read_json
-from pyro_nas.reading.plots import save
 from pyro_nas.reading.importance import Estimate, leave_one_out
+from pyro_nas.reading.plots import save
 from pyro_nas.studies import plots
 from pyro_nas.studies.evidence.examples import EXAMPLES
 from pyro_nas.studies.evidence.methods import BOUNDS, METHODS, RESTARTS, Problem, cross_validated
