@@ -1,10 +1,14 @@
 """What the site has beside the files of its folder: CONTRIBUTING, CHANGELOG, and a page of the API for each wing."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).parents[2]
 HERE = "docs/"
@@ -38,6 +42,8 @@ def api_page(name: str) -> str:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made, and lift those of this folder to the root of the site."""
+    from mkdocs.structure.files import File  # here, so that tests read the names above where MkDocs is not installed
+
     made = {place: (ROOT / name).read_text().replace("](notebooks/docs/", "](") for place, name in TOP.items()}
     made |= {f"docs/api/{name}.md": api_page(name) for name in ("root", *WINGS)}
     for place, text in made.items():
