@@ -17,9 +17,11 @@ from pyro_nas.inference import (
     tempering,
     trajectory,
 )
+from pyro_nas.inference.result import Fit
 from pyro_nas.inference.stepper import NonFiniteLoss, adam, clipped, cosine, delayed, one_cycle
 
 __all__ = [
+    "Fit",
     "NonFiniteLoss",
     "adam",
     "bilevel",

@@ -18,6 +18,8 @@ from pyro_nas.inference.result import Fit, G
 from pyro_nas.inference.state import split_parameters
 from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, Stepper, adam, delayed
 
+__all__ = ["alternate", "fit"]
+
 StructureStep = Callable[[int, Stepper, Stepper, Pair, Pair], object]
 
 

@@ -15,6 +15,8 @@ from safetensors.torch import load
 from pyro_nas.files import digest as digest_of
 from pyro_nas.files import tensor_bytes, write_atomically
 
+__all__ = ["Checkpoint", "CorruptCheckpoint"]
+
 POSITION = "checkpoint.json"
 _REMEDY = "Remove the folder to start again, or restore the file from a copy."
 

@@ -20,6 +20,8 @@ from pyro_nas.evidence.sites import run_at
 from pyro_nas.reading.importance import Estimate, pointwise_log_likelihood, total
 from pyro_nas.reading.posterior import each_draw, evaluation_mode
 
+__all__ = ["CrossValidation", "LogDensity", "cross_validate", "log_predictive"]
+
 LogDensity = Callable[[Inputs, torch.Tensor], torch.Tensor]
 
 

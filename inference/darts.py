@@ -24,6 +24,8 @@ from pyro_nas.inference.result import Fit, G
 from pyro_nas.inference.state import kept_buffers
 from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, Stepper
 
+__all__ = ["Tensors", "fit", "unrolled_gradient"]
+
 Loss = Callable[[], torch.Tensor]
 Tensors = Sequence[torch.Tensor]
 
@@ -54,8 +56,8 @@ def unrolled_gradient(
         with torch.no_grad():
             torch._foreach_copy_(list(weights), before)
     direct, vector = found[: len(structure)], found[len(structure) :]
-    again = torch.autograd.grad(same_noise(), list(weights), create_graph=True, allow_unused=True)
-    pairs = [(g, v) for g, v in zip(again, vector, strict=True) if g is not None and g.requires_grad]
+    slopes = torch.autograd.grad(same_noise(), list(weights), create_graph=True, allow_unused=True)
+    pairs = [(g, v) for g, v in zip(slopes, vector, strict=True) if g is not None and g.requires_grad]
     product = torch.stack([(g * v).sum() for g, v in pairs]).sum()
     mixed = _gradients(product, structure)
     return loss.detach(), [d - rate * m for d, m in zip(direct, mixed, strict=True)]

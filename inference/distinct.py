@@ -24,6 +24,8 @@ from pyro_nas.graph.enumeration import StructureKey, Vertex, count_structures, h
 from pyro_nas.graph.space import Space
 from pyro_nas.reading.structure_posterior import choice_probabilities
 
+__all__ = ["Found", "repulsion", "search"]
+
 
 @dataclass(frozen=True)
 class Found:
@@ -71,7 +73,7 @@ def search(
         model, guide = build(repulsion(space, [entry.structure for entry in found.values()], strength))
         fit(model, guide)
         tables = choice_probabilities(guide, *data)
-        structure = {site: hard_choices(tables[site], own.restriction) for site, own in space.choices().items()}
+        structure = {site: hard_choices(tables[site], group.restriction) for site, group in space.choices().items()}
         if key_of_structure(structure) in found:
             raise RuntimeError(
                 f"fit {number + 1} of {count}: expected a structure that no earlier one found, got {structure} again. "
@@ -84,18 +86,18 @@ def search(
 def repulsion(space: Space, structures: list[Vertex], strength: float) -> CostTable:
     """Return −strength · Σ_j (share of edges where γ differs from Γ_j), linear in γ; on the cube, of their choices."""
     choices = space.choices()
-    edges = sum(own.shape[0] for own in choices.values())
-    tables = {site: torch.zeros(own.shape, dtype=torch.double) for site, own in choices.items()}
+    edges = sum(group.shape[0] for group in choices.values())
+    tables = {site: torch.zeros(group.shape, dtype=torch.double) for site, group in choices.items()}
     fixed = 0.0
     for structure in structures:
-        for site, own in choices.items():
+        for site, group in choices.items():
             vertex = structure[site].double()
-            if own.on_simplex:  # an edge differs by 1 − ⟨γ, Γ_j⟩
+            if group.on_simplex:  # an edge differs by 1 − ⟨γ, Γ_j⟩
                 tables[site] += strength / edges * vertex
-                fixed -= strength / edges * own.shape[0]
+                fixed -= strength / edges * group.shape[0]
             else:  # a choice by |γ − Γ_j|, an edge by their mean
-                tables[site] += strength / edges / own.shape[1] * (2 * vertex - 1)
-                fixed -= strength / edges / own.shape[1] * float(vertex.sum())
+                tables[site] += strength / edges / group.shape[1] * (2 * vertex - 1)
+                fixed -= strength / edges / group.shape[1] * float(vertex.sum())
     return CostTable(fixed, tables, "repulsion")
 
 

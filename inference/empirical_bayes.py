@@ -24,6 +24,8 @@ from pyro_nas.inference.result import Fit, G
 from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, adam
 from pyro_nas.reading.pruning import moments
 
+__all__ = ["LearnedPrior", "fit"]
+
 
 @runtime_checkable
 class LearnedPrior(Protocol):

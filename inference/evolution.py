@@ -9,6 +9,8 @@ from pyro_nas.graph.enumeration import Vertex, count_structures, key_of_structur
 from pyro_nas.graph.space import Space
 from pyro_nas.inference.random_search import Score, Scored, distinct, rank
 
+__all__ = ["search"]
+
 ATTEMPTS = 1000  # children that were scored before, in a row, after which the population has converged
 
 
@@ -56,8 +58,8 @@ def search(
 
 def _crossed(best: list[Vertex], generator: torch.Generator) -> Vertex:
     """Return a child of two different parents."""
-    one, other = (best[index] for index in torch.randperm(len(best), generator=generator)[:2].tolist())
-    return {site: torch.where(_edges(one[site], 0.5, generator), one[site], other[site]) for site in one}
+    mother, father = (best[index] for index in torch.randperm(len(best), generator=generator)[:2].tolist())
+    return {site: torch.where(_edges(mother[site], 0.5, generator), mother[site], father[site]) for site in mother}
 
 
 def _mutated(space: Space, best: list[Vertex], mutation: float, generator: torch.Generator) -> Vertex:

@@ -27,6 +27,8 @@ from pyro_nas.evidence.sites import local_parameters, sample_sites
 from pyro_nas.inference.laplace_approximation import LogDensity, approximation, check_mode, find_mode
 from pyro_nas.inference.result import Fit
 
+__all__ = ["NO_SHAPE", "AutoKronecker", "KroneckerNormal", "fit"]
+
 NO_SHAPE = torch.Size()
 
 

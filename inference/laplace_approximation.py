@@ -22,6 +22,8 @@ from pyro_nas.evidence.sites import COMPLEXITY, Substitute, is_structure, local_
 from pyro_nas.inference.result import Fit, G
 from pyro_nas.reading.posterior import each_draw, evaluation_mode
 
+__all__ = ["ROWS", "LogDensity", "approximation", "check_mode", "find_mode", "fit", "linearised"]
+
 CURVATURES = ("full", "diagonal")
 MAX_RISE = 0.01  # nats that a mode may lie below the top of its own quadratic
 ROWS = 256  # of the Hessian, computed together

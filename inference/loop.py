@@ -30,6 +30,8 @@ from pyro_nas.inference.state import FitState, named_parameters
 from pyro_nas.inference.stepper import NonFiniteLoss, OptimizerFactory, SchedulerFactory, Stepper
 from pyro_nas.reading.structure_posterior import choice_probabilities
 
+__all__ = ["Session"]
+
 
 class Session(AbstractContextManager["Session[G]"], Generic[G]):
     """A fit in progress: its data, parameters, random state and modes, checked before the first step.
@@ -67,7 +69,7 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
         except BaseException:
             self.__exit__()
             raise
-        self._train_mode(True)
+        self._set_mode(train=True)
         self._stack.enter_context(pyro.validation_enabled(False))
         return self
 
@@ -76,7 +78,7 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
         self._stack.enter_context(torch.random.fork_rng())
         torch.manual_seed(self.options.seed)
         self._set_progress(0)
-        self._train_mode(False)  # the first pass is a check, and leaves batch normalisation as it is
+        self._set_mode(train=False)  # the first pass is a check, and leaves batch normalisation as it is
         first = self.train.first()
         self._augmented(copy.deepcopy(first))  # it may be a view of the data, which the function may write to
         with pyro.validation_enabled(True), torch.no_grad():
@@ -86,7 +88,7 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
             raise ValueError("guide: expected parameters to fit, got none.")
 
     def __exit__(self, *error: object) -> None:
-        self._train_mode(False)
+        self._set_mode(train=False)
         self._stack.close()
 
     def stepper(self, names: Sequence[str], optimizer: OptimizerFactory, scheduler: SchedulerFactory | None) -> Stepper:
@@ -177,7 +179,7 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             terms = evaluate(self.model, self.guide, self.valid)
-        self._train_mode(True)
+        self._set_mode(train=True)
         return terms
 
     def _lost_patience(self, history: list[Record]) -> bool:
@@ -190,10 +192,10 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
             if schedule is not None:
                 setattr(self.model, name, schedule(min(1.0, done / max(1, self.steps - 1))))
 
-    def _train_mode(self, mode: bool) -> None:
+    def _set_mode(self, *, train: bool) -> None:
         for part in (self.model, self.guide):
             if isinstance(part, nn.Module):
-                part.train(mode)
+                part.train(train)
 
 
 def _check_dealt(model: object, y: torch.Tensor, particles: int) -> None:

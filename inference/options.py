@@ -17,6 +17,8 @@ from pyro_nas.inference.checkpoint import Checkpoint
 from pyro_nas.inference.result import Record
 from pyro_nas.inference.schedules import Schedule
 
+__all__ = ["FitOptions", "Options"]
+
 
 class FitOptions(TypedDict, total=False):
     """The options of every fit by name, for editors and type checkers; ``Options`` says what they mean."""

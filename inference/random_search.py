@@ -23,6 +23,8 @@ from pyro_nas.graph.enumeration import (
 )
 from pyro_nas.graph.space import Space
 
+__all__ = ["Score", "Scored", "distinct", "evaluated", "rank", "search"]
+
 Score = Callable[[Vertex], float]
 
 

@@ -19,6 +19,8 @@ from pyro_nas.graph.enumeration import StructureKey, Vertex, key_of_structure
 from pyro_nas.graph.space import Space
 from pyro_nas.inference.random_search import Score, Scored, evaluated
 
+__all__ = ["MovingBaseline", "Policy", "Tables", "gradient", "search"]
+
 Tables = dict[str, torch.Tensor]
 
 

@@ -22,13 +22,16 @@ from pyro_nas.data import Pair, check_pair
 from pyro_nas.evidence.currencies import PyroCallable
 from pyro_nas.evidence.estimator import MAX_ENUMERATED
 from pyro_nas.evidence.sites import Substitute, log_prob_of, sample_sites, support_rows
+from pyro_nas.printing import Printed, Table
 from pyro_nas.reading.arviz_export import r_hat
 from pyro_nas.reading.importance import check_unscaled
 from pyro_nas.reading.posterior import each_draw, evaluation_mode
 
+__all__ = ["Chains", "Target", "nuts", "run_chain", "sampling_of"]
+
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Chains:
+class Chains(Printed):
     """dict[str, torch.Tensor] of the posterior, {site: (draw, …)} a chain: a list that ``to_arviz`` takes.
 
     ``divergences`` counts each chain's divergent transitions after the warm-up. ``values`` are those of the discrete
@@ -40,14 +43,12 @@ class Chains:
     values: list[dict[str, torch.Tensor]]
     probabilities: torch.Tensor
 
-    def __repr__(self) -> str:
-        """Return the size of the chains, divergences, and the largest r-hat of each site."""
+    def table(self) -> Table:
+        """Return a row a site: its shape, and the largest r-hat of its elements."""
         draws = len(next(iter(self.chains[0].values())))
-        lines = [f"{len(self.chains)} chains of {draws} draws, divergences {self.divergences}"]
-        lines += [
-            f"  {site:<24}  {tuple(table.shape)}  largest r-hat {table.max():.3f}" for site, table in self.r_hat.items()
-        ]
-        return "\n".join(lines + [f"  {site:<24}  discrete" for site in self.values[0]])
+        rows = [(n, str(tuple(r.shape)), f"largest r-hat {r.max():.3f}") for n, r in self.r_hat.items()]
+        rows += [(n, str(tuple(value.shape)), "discrete") for n, value in self.values[0].items()]
+        return Table(f"{len(self.chains)} chains of {draws} draws, divergences {self.divergences}", rows)
 
     @property
     def draws(self) -> dict[str, torch.Tensor]:
@@ -85,7 +86,7 @@ def nuts(
     with sampling_of(model, data, draws, warmup, chains, seed) as target:
         runs = [run_chain(target, 1.0, target.prior_draws(1), draws, warmup) for _ in range(chains)]
         sites = [target.constrain(run) for run, _ in runs]
-        tables = [torch.stack([target.conditional(1.0, one)[0] for one in each_draw(chain)]) for chain in sites]
+        tables = [torch.stack([target.conditional(1.0, draw)[0] for draw in each_draw(chain)]) for chain in sites]
         for chain, table in zip(sites, tables, strict=True):
             index = table.multinomial(1).squeeze(1)
             chain |= {name: torch.stack([value[name] for value in target.values])[index] for name in target.values[0]}
@@ -141,7 +142,7 @@ class Target:
                 )
             found += [values] if finite else []
             if len(found) == count:
-                return {name: torch.stack([one[name] for one in found]) for name in self.bijections}
+                return {name: torch.stack([draw[name] for draw in found]) for name in self.bijections}
         raise ValueError(f"model: expected finite log-densities at draws of the prior, got {len(found)} of {count}.")
 
     def constrain(self, unconstrained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

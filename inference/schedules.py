@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from pyro_nas import checks
 
+__all__ = ["Schedule", "constant", "geometric", "linear", "warm_up"]
+
 Schedule = Callable[[float], float]
 
 

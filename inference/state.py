@@ -15,6 +15,8 @@ from pyro_nas.evidence.currencies import PyroCallable, SampleMessage, Sites
 from pyro_nas.evidence.sites import is_structure, local_parameters, sample_sites
 from pyro_nas.inference.stepper import Stepper
 
+__all__ = ["FitState", "kept_buffers", "named_parameters", "split_parameters"]
+
 
 def named_parameters(model: PyroCallable, guide: PyroCallable, args: tuple[object, ...]) -> dict[str, torch.Tensor]:
     """Return all parameters to optimise: those of modules, and what plain callables declare by ``pyro.param``."""
@@ -73,7 +75,7 @@ def _is_structure(name: str) -> bool:
     return is_structure(name.removesuffix("_unconstrained"))
 
 
-def _reached(sites: Sites, named: Mapping[str, torch.Tensor], structure: bool) -> set[str]:
+def _reached(sites: Sites, named: Mapping[str, torch.Tensor], *, structure: bool) -> set[str]:
     """Return the parameters that the draws of structure, or of all else, depend on."""
     outputs = []
     for name, site in sites.items():

@@ -21,6 +21,18 @@ from pyro_nas.evidence.terms import Terms
 from pyro_nas.graph.memory import keep_heap
 from pyro_nas.inference.options import Options
 
+__all__ = [
+    "NonFiniteLoss",
+    "OptimizerFactory",
+    "SchedulerFactory",
+    "Stepper",
+    "adam",
+    "clipped",
+    "cosine",
+    "delayed",
+    "one_cycle",
+]
+
 OptimizerFactory = Callable[[list[torch.Tensor]], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 

@@ -11,6 +11,8 @@ from pyro_nas.inference.options import FitOptions, Options
 from pyro_nas.inference.result import Fit, G
 from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, adam
 
+__all__ = ["fit"]
+
 
 def fit(
     model: PyroCallable,

@@ -14,6 +14,8 @@ from pyro_nas.inference.sampling import run_chain, sampling_of
 from pyro_nas.reading.arviz_export import mean_error
 from pyro_nas.reading.posterior import each_draw
 
+__all__ = ["TemperedEvidence", "coefficients", "evidence", "ladder"]
+
 
 @dataclass(frozen=True, eq=False)
 class TemperedEvidence:
@@ -53,7 +55,7 @@ def evidence(
                     runs[chain], diverged = run_chain(target, power, before, draws, warmup)
                     divergences += diverged
                 values = each_draw(target.constrain(runs[chain]))
-                rows.append(torch.stack([torch.stack(target.conditional(power, one)) for one in values]))
+                rows.append(torch.stack([torch.stack(target.conditional(power, draw)) for draw in values]))
     weights, terms = torch.stack(rows).view(len(ts), chains, draws, 2, -1).unbind(-2)  # (power, chain, draw, value)
     first = (weights * terms).sum(-1)
     means = first.mean((1, 2))

@@ -20,6 +20,8 @@ from pyro_nas.inference.result import Fit, Record
 from pyro_nas.inference.stepper import NonFiniteLoss
 from pyro_nas.reading.curvature import rademacher
 
+__all__ = ["fit"]
+
 LOG_DETERMINANTS = ("bound", "exact")
 KEPT = ("peak", "end")
 

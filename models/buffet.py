@@ -30,6 +30,8 @@ from pyro_nas.models.normals import MeanFieldNormal
 from pyro_nas.models.priors import Scale, normal
 from pyro_nas.models.structures import check_temperature
 
+__all__ = ["BuffetGuide", "BuffetNetwork", "IndianBuffet", "expected_units", "log_prob", "sample"]
+
 
 class IndianBuffet(TorchDistribution):
     """The two-parameter Indian buffet process: a binary matrix of ``customers`` rows, as many columns as are drawn.
@@ -116,7 +118,7 @@ def log_prob(matrices: Sequence[torch.Tensor], alpha: float, beta: float) -> tor
     do not count, and since customers are exchangeable neither does the order in which they come to the next buffet.
     A last matrix with columns leaves the layers after it open.
     """
-    if not matrices or any(one.shape[1] != len(two) for one, two in pairwise(matrices)):
+    if not matrices or any(matrix.shape[1] != len(following) for matrix, following in pairwise(matrices)):
         shapes = [tuple(matrix.shape) for matrix in matrices]
         raise ValueError(f"matrices: expected one per layer, with a row for each column of the last, got {shapes}.")
     return torch.stack([IndianBuffet(len(matrix), alpha, beta).log_prob(matrix) for matrix in matrices]).sum()

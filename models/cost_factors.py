@@ -19,6 +19,8 @@ from pyro_nas.evidence.terms import COST
 from pyro_nas.graph.costs import CostTable
 from pyro_nas.graph.space import Choices, Structure
 
+__all__ = ["Additive", "Cost", "Multiplicative", "additive", "multiplicative"]
+
 
 class Cost(nn.Module):
     """Abstract: what C(Γ) does to the joint law."""
@@ -38,7 +40,7 @@ class Cost(nn.Module):
 
     def check(self, choices: Mapping[str, Choices]) -> None:
         """Raise where the table is not one of these choices."""
-        expected = {site: own.shape for site, own in choices.items()}
+        expected = {site: group.shape for site, group in choices.items()}
         shapes = {site: tuple(table.shape) for site, table in self.table.tables.items()}
         if not expected or shapes != expected:
             raise ValueError(

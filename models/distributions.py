@@ -15,6 +15,17 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch.distributions import constraints, register_kl
 from torch.nn.functional import log_softmax, logsigmoid, one_hot, softmax, softplus
 
+__all__ = [
+    "NODES",
+    "NO_SHAPE",
+    "GumbelSoftmax",
+    "LogInterval",
+    "RelaxedBernoulli",
+    "Shape",
+    "StraightThrough",
+    "relaxed_divergence",
+]
+
 NODES = 256
 Shape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
 NO_SHAPE = torch.Size()

@@ -15,6 +15,8 @@ from pyro_nas.graph.enumeration import Vertex
 from pyro_nas.models.model import Model
 from pyro_nas.models.normals import MeanFieldNormal
 
+__all__ = ["EveryStructure"]
+
 
 class EveryStructure(nn.Module):
     """q_l(w) = Π N(m_li, σ_li²) for each of some given structures Γ_l: a guide of many fits in one computation.
@@ -52,7 +54,10 @@ class EveryStructure(nn.Module):
 
     def forward(self, x: Inputs | None = None, y: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Draw all weights and structures, (structure, 1, …), in a plate of as many particles."""
-        stacked = {site: torch.stack([one[site] for one in self.structures])[:, None] for site in self.model.choices}
+        stacked = {
+            site: torch.stack([structure[site] for structure in self.structures])[:, None]
+            for site in self.model.choices
+        }
         return self._draw(self.loc[:, None], self.log_scale[:, None], stacked)
 
     def kept(self, numbers: Sequence[int]) -> EveryStructure:

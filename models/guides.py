@@ -14,16 +14,28 @@ import torch
 from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import nn
-from torch.distributions import biject_to, constraints
+from torch.distributions import biject_to
 from torch.nn.functional import normalize
 
 from pyro_nas import checks
 from pyro_nas.data import Inputs
-from pyro_nas.models.model import Latent, Model
+from pyro_nas.models.latents import Latent, is_packed, is_positive, is_real, unconstrained
+from pyro_nas.models.model import Model
 from pyro_nas.models.normals import MeanFieldNormal
+from pyro_nas.printing import Printed, Table
+
+__all__ = [
+    "Guide",
+    "LowRankNormal",
+    "MeanField",
+    "PointMass",
+    "PointWeights",
+    "StructureConditioned",
+    "key_of",
+]
 
 
-class Guide(nn.Module):
+class Guide(Printed, nn.Module):
     """Abstract: draws λ where it is a site, then Γ, then w given Γ; called with the model's arguments.
 
     ``initial_scale`` is the standard deviation that each weight starts with, in unconstrained coordinates.
@@ -41,7 +53,7 @@ class Guide(nn.Module):
         checks.number("initial_scale", initial_scale, low=0, open_low=True)
         self.__dict__["model"] = model  # not a submodule: the guide's state is its own
         self.latents = model.latent_weights()
-        self.loc = _parameters({site: _unconstrained(latent) for site, latent in self.latents.items()})
+        self.loc = _parameters({site: unconstrained(latent) for site, latent in self.latents.items()})
         self.log_scale = _parameters(
             {site: torch.full_like(value, initial_scale).log() for site, value in self._locations().items()}
         )
@@ -55,10 +67,11 @@ class Guide(nn.Module):
             structure = {site: self.draw_structure(site) for site in self.model.choices}
             return {**self.draw_weights(structure), **structure}
 
-    def __repr__(self) -> str:
-        """Return the family and its size."""
+    def table(self) -> Table:
+        """Return the parameters by name with their shapes."""
         size = sum(parameter.numel() for parameter in self.parameters())
-        return f"{type(self).__name__} of {size} parameters; sites {[*self.latents, *self.model.choices]}"
+        rows = [(name, str(tuple(parameter.shape))) for name, parameter in self.named_parameters()]
+        return Table(f"{type(self).__name__} of {size} parameters, sites {[*self.latents, *self.model.choices]}", rows)
 
     def follow_prior(self) -> None:
         """Set q(Γ) to the model's prior of Γ."""
@@ -98,7 +111,7 @@ class LowRankNormal(Guide):
     def __init__(self, model: Model, rank: int = 4, initial_scale: float = 0.05):
         super().__init__(model, initial_scale)
         self.rank = checks.integer("rank", rank, low=1)
-        packed = [site for site, latent in self.latents.items() if _is_packed(latent)]
+        packed = [site for site, latent in self.latents.items() if is_packed(latent)]
         rows = {site: torch.randn(*self.latents[site].initial.shape, rank) for site in packed}
         self.factor = _parameters(
             {site: (normalize(row, dim=-1) * initial_scale / 2**0.5).to(self.loc[key_of(site)])
@@ -208,38 +221,12 @@ def _draw_points(guide: Guide) -> dict[str, torch.Tensor]:
 def _normal(loc: torch.Tensor, log_scale: torch.Tensor, latent: Latent) -> TorchDistribution:
     """Return the normal law, in the coordinates of the site's support."""
     law: TorchDistribution = MeanFieldNormal(loc, log_scale)
-    if _is_positive(latent):
+    if is_positive(latent):
         law = dist.LogNormal(loc, log_scale.exp(), validate_args=False)
     elif not is_real(latent):
         law = dist.TransformedDistribution(law, [biject_to(latent.support)], validate_args=False)
     joint: TorchDistribution = law.to_event(latent.initial.dim() - law.event_dim)
     return joint
-
-
-def _support_type(latent: Latent) -> type[constraints.Constraint]:
-    """Return the type of a site's support: copies of a support are other objects, of the same type."""
-    support = latent.support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return type(support)
-
-
-def is_real(latent: Latent) -> bool:
-    """Whether a site's values are unconstrained."""
-    return _support_type(latent) in (type(constraints.real), type(constraints.real_vector))
-
-
-def _is_positive(latent: Latent) -> bool:
-    return _support_type(latent) is type(constraints.positive)
-
-
-def _is_packed(latent: Latent) -> bool:
-    return is_real(latent) and latent.initial.dim() == 1
-
-
-def _unconstrained(latent: Latent) -> torch.Tensor:
-    value: torch.Tensor = biject_to(latent.support).inv(latent.initial)
-    return value.clone()
 
 
 def _parameters(tensors: dict[str, torch.Tensor]) -> nn.ParameterDict:

@@ -19,9 +19,12 @@ from torch.func import functional_call
 from pyro_nas import checks
 from pyro_nas.data import Inputs
 from pyro_nas.evidence.sites import device_of, same_law, sample_sites
-from pyro_nas.models.guides import Guide, is_real, key_of
+from pyro_nas.models.guides import Guide, key_of
+from pyro_nas.models.latents import is_real
 from pyro_nas.models.model import Model
 from pyro_nas.models.splines import Shrinkage, b_splines
+
+__all__ = ["Hypernetwork", "Linear", "LowRank", "Spline", "combine"]
 
 
 class Hypernetwork(nn.Module):
@@ -189,9 +192,9 @@ class Spline(Hypernetwork):
         for key, coefficients in self.coefficients.items():
             values[key] = combine(b_splines(place, len(coefficients)), coefficients)
         for loc, log_scale, precision in self._shrinking:
-            own = log_complexity.reshape(complexity.shape + (1,) * (values[loc].dim() - complexity.dim()))
+            level = log_complexity.reshape(complexity.shape + (1,) * (values[loc].dim() - complexity.dim()))
             values[loc], values[log_scale] = Shrinkage.apply(
-                values[loc], values[log_scale] - own, self.get_buffer(precision)
+                values[loc], values[log_scale] - level, self.get_buffer(precision)
             )
         return self._values(values)
 

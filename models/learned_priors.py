@@ -18,6 +18,8 @@ from pyro_nas import checks
 from pyro_nas.evidence.packing import Packing
 from pyro_nas.models.priors import Scale, WeightPrior, checked_scale, group_numbers, scale_vector
 
+__all__ = ["LearnedNormal", "learned_normal"]
+
 PER = ("all", "tensor", "input", "weight", "primitive")
 PRIMITIVE = re.compile(r"(.*\.)?(edges\.\d+-\d+\.[^.]+|aggregations\.\d+)(?=\.)")  # the innermost, in nested spaces
 

@@ -17,6 +17,8 @@ from torch.nn.functional import cross_entropy
 from pyro_nas import checks
 from pyro_nas.models.distributions import Shape
 
+__all__ = ["Bernoulli", "Categorical", "ClassIndex", "Gaussian", "Likelihood", "bernoulli", "categorical", "gaussian"]
+
 
 class Likelihood(nn.Module):
     """Abstract: the law of y given outputs of shape (batch, features)."""
@@ -111,7 +113,7 @@ class Categorical(Likelihood):
 class Gaussian(Likelihood):
     """y ~ N(outputs, σ²), features independent; σ is learned, a point estimate that starts at ``noise``."""
 
-    def __init__(self, noise: float, learn: bool):
+    def __init__(self, noise: float, *, learn: bool):
         super().__init__()
         self.log_noise = nn.Parameter(torch.tensor(noise).log(), requires_grad=learn)
 
@@ -164,9 +166,9 @@ def categorical() -> Likelihood:
     return Categorical()
 
 
-def gaussian(noise: float = 1.0, learn: bool = True) -> Likelihood:
+def gaussian(noise: float = 1.0, *, learn: bool = True) -> Likelihood:
     """y ~ N(outputs, σ²); σ starts at ``noise`` and, where ``learn``, is a point estimate."""
-    return Gaussian(checks.number("noise", noise, low=0, open_low=True), learn)
+    return Gaussian(checks.number("noise", noise, low=0, open_low=True), learn=learn)
 
 
 def bernoulli() -> Likelihood:

@@ -7,7 +7,6 @@ guide that scales likewise is the generalised evidence E_q log p(y | x, w, Γ) �
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Self
 
@@ -28,20 +27,16 @@ from pyro_nas.evidence.sites import COMPLEXITY, sample_sites, transformed
 from pyro_nas.graph.network import Network
 from pyro_nas.graph.space import Choices, Space
 from pyro_nas.models.cost_factors import Cost
+from pyro_nas.models.latents import Latent
 from pyro_nas.models.likelihoods import Likelihood, categorical
 from pyro_nas.models.priors import WeightPrior, fan_in, normal
 from pyro_nas.models.structures import StructurePrior, check_temperature, gumbel_softmax
+from pyro_nas.printing import Printed, Table
+
+__all__ = ["Model"]
 
 
-@dataclass(frozen=True)
-class Latent:
-    """A latent weight site: its initial value and where its values live."""
-
-    initial: torch.Tensor
-    support: torch.distributions.constraints.Constraint
-
-
-class Model(SpaceModel):
+class Model(Printed, SpaceModel):
     """p(y, w, Γ | x) of a space; called as ``model(x, y)``, or ``model(x)`` to draw y, and returns the outputs.
 
     ``weights`` is a weight prior, by default N(0, 1/fan-in), ``structure`` a structure prior, by default Gumbel-Softmax
@@ -109,15 +104,12 @@ class Model(SpaceModel):
         weights = normal(fan_in()) if weights is None else checks.is_callable("weights", weights, "a weight prior")
         self.weights = weights(self.packing)
 
-    def __repr__(self) -> str:
-        """Return what the model is made of, a line a part."""
-        sites = {site: f"{c.shape[0]} edges × {c.shape[1]} choices" for site, c in self.choices.items()}
-        return "\n".join([
-            f"Model of {self.packing.size} latent weights, {self.num_data} data, λ = {self._complexity}",
-            f"  weights     {self.weights}",
-            f"  structure   {self.structure_prior}: {sites}",
-            f"  likelihood  {self.likelihood}",
-        ])  # fmt: skip
+    def table(self) -> Table:
+        """Return what the model is made of."""
+        sizes = {site: f"{c.shape[0]} edges × {c.shape[1]} choices" for site, c in self.choices.items()}
+        rows = [("weights", str(self.weights)), ("structure", f"{self.structure_prior}: {sizes}")]
+        rows.append(("likelihood", str(self.likelihood)))
+        return Table(f"Model of {self.packing.size} latent weights, {self.num_data} data, λ = {self._complexity}", rows)
 
     @property
     def temperature(self) -> float | None:
@@ -160,7 +152,9 @@ class Model(SpaceModel):
             weight = 1.0 if self.cost is None else self.cost(structure)  # of the likelihood
         # a structure may have an axis of its own for the data: one γ an example
         if any(v.dim() > len(self._shapes[n]) + (n in structure) for n, v in (*weights.items(), *structure.items())):
-            outputs = run_particles(self.network, weights, structure, x, self._shapes, self._batches, self._tied)
+            outputs = run_particles(
+                self.network, weights, structure, x, self._shapes, batched=self._batches, tie_weights=self._tied
+            )
         else:
             outputs = functional_call(self.network, weights, x, {"structure": structure}, tie_weights=self._tied)
         size = (x[0] if isinstance(x, tuple) else x).shape[isinstance(x, Dealt)]

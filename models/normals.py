@@ -12,6 +12,8 @@ from torch.distributions.utils import lazy_property
 
 from pyro_nas.models.distributions import NO_SHAPE, Shape
 
+__all__ = ["FixedNormal", "JointNormal", "MeanFieldNormal"]
+
 L = TypeVar("L", bound=TorchDistribution)
 
 

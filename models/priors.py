@@ -23,6 +23,25 @@ from pyro_nas.evidence.packing import Packing
 from pyro_nas.models.distributions import LogInterval
 from pyro_nas.models.normals import FixedNormal
 
+__all__ = [
+    "Draw",
+    "FanIn",
+    "LocationScale",
+    "RelevanceDetermination",
+    "Scale",
+    "WeightPrior",
+    "checked_scale",
+    "each",
+    "fan_in",
+    "group_numbers",
+    "laplace",
+    "log_interval",
+    "log_uniform",
+    "normal",
+    "relevance_determination",
+    "scale_vector",
+]
+
 Draw = Callable[[], dict[str, torch.Tensor]]
 WeightPrior = Callable[[Packing], Draw]
 Scale = float | Callable[[str, torch.Size], float]

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.nn.functional import logsigmoid
 
+__all__ = ["Shrinkage", "b_splines"]
+
 
 def b_splines(place: torch.Tensor, count: int) -> torch.Tensor:
     """Return the ``count`` B-splines of degree 2 on [0, 1], knots evenly spaced, threefold at the ends: (…, count).

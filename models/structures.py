@@ -17,6 +17,19 @@ from pyro_nas import checks
 from pyro_nas.graph.space import Choices, Restriction, on_simplex
 from pyro_nas.models.distributions import GumbelSoftmax, RelaxedBernoulli, StraightThrough
 
+__all__ = [
+    "TEMPERATURES",
+    "Probabilities",
+    "StructurePrior",
+    "bernoulli",
+    "categorical",
+    "check_temperature",
+    "dirichlet",
+    "gumbel_softmax",
+    "relaxed_bernoulli",
+    "straight_through",
+]
+
 Probabilities = Sequence[float] | torch.Tensor | Mapping[str, "Sequence[float] | torch.Tensor"] | None
 TEMPERATURES = (0.01, 1000.0)
 

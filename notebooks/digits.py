@@ -17,24 +17,29 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    found = []
+    summaries = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in SEEDS:
             if main(["search", "--data", "digits", "--seed", str(seed), "--out", f"{folder}/{seed}"]) != 0:
                 sys.exit(1)
-            found.append(json.loads(Path(folder, str(seed), "summary.json").read_text()))
+            summaries.append(json.loads(Path(folder, str(seed), "summary.json").read_text()))
     result = {
         "command": "make digits",
         "seeds": list(SEEDS),
         "test": {
-            name: {metric: spread([run["test"][name][metric] for run in found]) for metric in found[0]["test"][name]}
-            for name in found[0]["test"]
+            name: {
+                metric: spread([run["test"][name][metric] for run in summaries])
+                for metric in summaries[0]["test"][name]
+            }
+            for name in summaries[0]["test"]
         },
-        "seconds": {phase: spread([run["seconds"][phase] for run in found]) for phase in found[0]["seconds"]},
+        "seconds": {phase: spread([run["seconds"][phase] for run in summaries]) for phase in summaries[0]["seconds"]},
         "parameters": {
-            name: spread([float(run["parameters"][name]) for run in found]) for name in found[0]["parameters"]
+            name: spread([float(run["parameters"][name]) for run in summaries]) for name in summaries[0]["parameters"]
         },
-        "choices": [{edge: max(table, key=table.get) for edge, table in run["probabilities"].items()} for run in found],
+        "choices": [
+            {edge: max(table, key=table.get) for edge, table in run["probabilities"].items()} for run in summaries
+        ],
     }
     Path(__file__).with_name("digits.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result["test"], indent=1))

@@ -16,6 +16,15 @@ from torch.nn.functional import pad
 from pyro_nas import checks
 from pyro_nas.data import Inputs
 
+__all__ = [
+    "Augmentation",
+    "augmented",
+    "compose",
+    "cutout",
+    "mirror",
+    "shift",
+]
+
 Augmentation = Callable[[torch.Tensor], torch.Tensor]
 
 

@@ -10,6 +10,17 @@ from typing import Any, SupportsIndex, TypeVar
 
 import torch
 
+__all__ = [
+    "describe",
+    "device",
+    "integer",
+    "is_callable",
+    "number",
+    "one_of",
+    "probabilities",
+    "seed",
+]
+
 T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., Any])
 

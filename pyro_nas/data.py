@@ -15,6 +15,19 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyro_nas import checks
 
+__all__ = [
+    "NAMED",
+    "Batches",
+    "Inputs",
+    "Labelled",
+    "Pair",
+    "Source",
+    "Split",
+    "check_classes",
+    "check_pair",
+    "load",
+]
+
 Inputs = torch.Tensor | tuple[torch.Tensor, ...]
 Pair = tuple[Inputs, torch.Tensor]
 Labelled = tuple[torch.Tensor, torch.Tensor]
@@ -190,7 +203,7 @@ def _load_npz(path: Path, valid_fraction: float) -> Split:
 
 
 def _split(
-    x: torch.Tensor, y: torch.Tensor, valid_fraction: float, test: Labelled | None = None, standardise: bool = False
+    x: torch.Tensor, y: torch.Tensor, valid_fraction: float, test: Labelled | None = None, *, standardise: bool = False
 ) -> Split:
     from sklearn.model_selection import train_test_split
 

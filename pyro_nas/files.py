@@ -13,6 +13,17 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
+__all__ = [
+    "digest",
+    "load_state",
+    "read_json",
+    "state_of",
+    "tensor_bytes",
+    "write_atomically",
+    "write_json",
+    "write_tensors",
+]
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that after a crash it holds either what it held or all of ``content``."""
@@ -65,12 +76,12 @@ def state_of(model: nn.Module, guide: nn.Module) -> dict[str, torch.Tensor]:
 
 def load_state(path: str | os.PathLike[str], model: nn.Module, guide: nn.Module) -> None:
     """Set model and guide to what ``state_of`` returned of such a pair and ``write_tensors`` wrote."""
-    saved, own = load(Path(path).read_bytes()), state_of(model, guide)
-    if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in own.items()}:
-        shapes = [{name: tuple(value.shape) for name, value in part.items()} for part in (saved, own)]
-        different = sorted(n for n in saved.keys() | own.keys() if shapes[0].get(n) != shapes[1].get(n))
+    saved, current = load(Path(path).read_bytes()), state_of(model, guide)
+    if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in current.items()}:
+        shapes = [{name: tuple(value.shape) for name, value in part.items()} for part in (saved, current)]
+        different = sorted(n for n in saved.keys() | current.keys() if shapes[0].get(n) != shapes[1].get(n))
         raise ValueError(
             f"path: expected the tensors of this model and guide in {str(path)!r}, got others: {different}."
         )
-    for name, value in own.items():
+    for name, value in current.items():
         value.copy_(saved[name])

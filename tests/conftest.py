@@ -1,5 +1,7 @@
 """Small spaces and data that tests share."""
 
+import os
+
 import pytest
 import torch
 
@@ -7,6 +9,8 @@ from pyro_nas import Space
 from pyro_nas.graph.primitives import dense, skip
 
 torch.set_num_threads(1)  # the tensors here are small
+if {"PYTEST_XDIST_WORKER", "XDG_CACHE_HOME"} <= set(os.environ):  # in one cache ArviZ' first imports would collide
+    os.environ["XDG_CACHE_HOME"] += f"/{os.environ['PYTEST_XDIST_WORKER']}"
 
 
 @pytest.fixture(autouse=True)

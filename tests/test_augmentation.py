@@ -180,7 +180,7 @@ def fit(augmentation, procedure=svi.fit, **options):
     x, y = images(0, 12)
     settings = {"epochs": 4, "batch_size": 4, "optimizer": adam(0.02), "augmentation": augmentation, **options}
     history = procedure(model, guide, (x / 12, y), (x / 12, y), **settings)
-    return history, copy.deepcopy(state_of(model, guide))
+    return history.records, copy.deepcopy(state_of(model, guide))
 
 
 def same(left, right):

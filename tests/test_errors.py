@@ -202,7 +202,7 @@ BAD = {
     "hypernetwork unit": (lambda: hypernets.Linear(over_all(), unit=0.0), "unit", "0.0"),
     "hypernetwork hidden": (lambda: hypernets.LowRank(over_all(), hidden=0), "hidden", "0"),
     "hypernetwork bases": (lambda: hypernets.Spline(over_all(), bases=2), "bases", "2"),
-    "fixed λ": (lambda: hypernets.Linear(over_all()).fixed(-1.0, model()), "complexity", "-1.0"),
+    "fixed λ": (lambda: hypernets.Linear(over_all()).at(-1.0), "complexity", "-1.0"),
     "λ of another library": (
         lambda: model(complexity=torch.distributions.LogNormal(0.0, 1.0)), "complexity", "pyro.distributions"),
     "λ below 0": (lambda: hypernets.Spline(over_all(dist.Normal(0.0, 1.0))), "complexity", "above 0"),
@@ -218,11 +218,6 @@ BAD = {
     "module that cannot be batched": (
         lambda: fit(space=Space({(0, 1): {"a": Recurrent}}), particles=2, vectorize_particles=True),
         "vectorize_particles", "cannot run batched"),
-    "fixed at another λ": (
-        lambda: hypernets.Linear(over_all()).fixed(2.0, model(complexity=5.0)), "model", "complexity=2.0"),
-    "fixed for another network": (
-        lambda: hypernets.Linear(over_all()).fixed(
-            1.0, Model(Space({(0, 1): {"a": dense(3, 4)}}), num_data=12)), "model", "weights and choices"),
     "moments of points": (
         lambda: moments(guides.PointMass(model()), model().packing), "guide", "spread"),
     "moments that depend on structure": (

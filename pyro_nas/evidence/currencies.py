@@ -15,6 +15,9 @@ from torch import nn
 from pyro_nas.evidence.packing import Packing
 from pyro_nas.graph.network import Network
 from pyro_nas.graph.space import Choices, Space
+from pyro_nas.printing import Printed, Table
+
+__all__ = ["Draws", "Expectation", "Law", "PyroCallable", "SampleMessage", "Site", "Sites", "SpaceModel", "Tensors"]
 
 Law: TypeAlias = TorchDistribution
 PyroCallable: TypeAlias = Callable[..., Any]  # a model or a guide: it draws by pyro.sample
@@ -43,18 +46,17 @@ class SampleMessage(Site):
     cond_indep_stack: tuple[object, ...]
 
 
-class Draws(dict[str, torch.Tensor]):
+class Draws(Printed, dict[str, torch.Tensor]):
     """Draws of latent sites, {site: (draw, …)}: a dictionary that prints as a table."""
 
-    def __repr__(self) -> str:
-        """Return a line a site: its shape, and mean and standard deviation of all its values."""
-        lines = [f"{len(next(iter(self.values()), ()))} draws of {len(self)} sites"]
-        width = max(map(len, self), default=0)
+    def table(self) -> Table:
+        """Return a row a site: its shape, and mean and standard deviation of all its values."""
+        rows = []
         for site, value in self.items():
             numbers = value.detach().double()
-            spread = f"mean {numbers.mean():.4g}, sd {numbers.std(correction=0):.4g}" if numbers.numel() else "empty"
-            lines.append(f"  {site:<{width}}  {tuple(value.shape)}  {spread}")
-        return "\n".join(lines)
+            moments = f"mean {numbers.mean():.4g}, sd {numbers.std(correction=0):.4g}" if numbers.numel() else "empty"
+            rows.append((site, str(tuple(value.shape)), moments))
+        return Table(f"{len(next(iter(self.values()), ()))} draws of {len(self)} sites", rows)
 
 
 class Expectation(Protocol):

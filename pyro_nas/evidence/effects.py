@@ -14,6 +14,8 @@ from pyro_nas.evidence.currencies import SampleMessage
 from pyro_nas.evidence.gaussian_tensor import GaussianTensor
 from pyro_nas.evidence.sites import device_of, is_structure, unjoined
 
+__all__ = ["LocalReparameterization", "Stratified", "StructurePerExample"]
+
 
 class LocalReparameterization(Messenger):
     """Hand normal draws on as mean and variance; ``sites`` names those that were."""

@@ -34,6 +34,8 @@ from pyro_nas.evidence.sites import (
 )
 from pyro_nas.evidence.terms import COST, Terms, average
 
+__all__ = ["MAX_ENUMERATED", "Evidence", "evaluate"]
+
 MAX_ENUMERATED = 10_000
 
 
@@ -117,10 +119,11 @@ class Evidence(nn.Module):
                 value = log_ratio(site, theirs[name], total)
             else:
                 value, is_exact = divergence(site, theirs[name], total)
-                _check_per_example(name, site, is_exact)
+                _check_per_example(name, site, is_exact=is_exact)
                 exact |= {name} if is_exact else set()
             scale = scale_of(name, site, theirs)
-            terms.divergence[name], terms.penalty[name] = value, value * _each(scale, self.vectorize_particles)
+            terms.divergence[name] = value
+            terms.penalty[name] = value * _each(scale, vectorized=self.vectorize_particles)
         discrete = [n for n in terms.divergence if n not in fixed and not ours[n]["fn"].has_rsample]
         for name, site in costs.items():
             terms.divergence[name] = -total(site["fn"].log_prob(site["value"]))
@@ -227,12 +230,12 @@ def evaluate(
     return result
 
 
-def _each(scale: float | torch.Tensor, vectorized: bool) -> float | torch.Tensor:
+def _each(scale: float | torch.Tensor, *, vectorized: bool) -> float | torch.Tensor:
     """Return λ of the terms of a site: a number, or one of each vectorised particle, (particle,)."""
     return scale.squeeze(-1) if vectorized and isinstance(scale, torch.Tensor) and scale.dim() > 0 else scale
 
 
-def _check_per_example(name: str, site: Site, is_exact: bool) -> None:
+def _check_per_example(name: str, site: Site, *, is_exact: bool) -> None:
     """Raise where log q − log p would be summed over the data's own draws of a site."""
     law = site["fn"]
     if not is_exact and site["value"].dim() > len(law.batch_shape) + len(law.event_shape):

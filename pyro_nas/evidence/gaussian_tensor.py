@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 import torch
 from torch.nn import functional
 
+__all__ = ["Function", "GaussianTensor"]
+
 Function: TypeAlias = Callable[..., Any]  # of torch
 
 LINEAR: dict[Function, Function] = {

@@ -8,6 +8,8 @@ import torch
 
 from pyro_nas.evidence.gaussian_tensor import GaussianTensor
 
+__all__ = ["Packing"]
+
 
 class Packing:
     """The layout of named tensors in one vector, in the order of the names.

@@ -13,6 +13,8 @@ from pyro_nas.evidence.currencies import Tensors
 from pyro_nas.evidence.gaussian_tensor import GaussianTensor
 from pyro_nas.graph.network import Network
 
+__all__ = ["Dealt", "Parts", "deal", "run_particles"]
+
 Parts = tuple[torch.Tensor, ...]  # a tensor for each input of a space
 
 
@@ -42,6 +44,7 @@ def run_particles(
     structure: Tensors,
     x: Inputs,
     shapes: Mapping[str, torch.Size],
+    *,
     batched: bool,
     tie_weights: bool,
 ) -> torch.Tensor:
@@ -61,13 +64,13 @@ def run_particles(
     def flat(tensors: Tensors) -> dict[str, torch.Tensor]:
         return {n: t.expand(lead + shapes[n]).reshape(-1, *shapes[n]) for n, t in tensors.items()}
 
-    def run(means: Tensors, variances: Tensors, gamma: Tensors, own: Parts, skip_zeros: bool) -> torch.Tensor:
+    def run(means: Tensors, variances: Tensors, gamma: Tensors, data: Parts, *, skip_zeros: bool) -> torch.Tensor:
         drawn = {n: GaussianTensor.of(mean, variances[n]) if n in variances else mean for n, mean in means.items()}
         arguments = {"structure": gamma, "skip_zeros": skip_zeros}
-        outputs: torch.Tensor = functional_call(network, drawn, own or x, arguments, tie_weights=tie_weights)
+        outputs: torch.Tensor = functional_call(network, drawn, data or x, arguments, tie_weights=tie_weights)
         return outputs
 
-    own = tuple(x) if isinstance(x, Dealt) else ()
+    data = tuple(x) if isinstance(x, Dealt) else ()
     normal = {name: weight for name, weight in weights.items() if isinstance(weight, GaussianTensor)}
     parts = (
         flat({**weights, **{name: weight.mean_value for name, weight in normal.items()}}),
@@ -76,7 +79,7 @@ def run_particles(
     )
     if batched:
         try:
-            outputs = torch.vmap(partial(run, skip_zeros=False), randomness="different")(*parts, own)
+            outputs = torch.vmap(partial(run, skip_zeros=False), randomness="different")(*parts, data)
         except RuntimeError as error:
             raise ValueError(
                 f"vectorize_particles: a module of the network cannot run batched over weights: {error} "
@@ -86,7 +89,7 @@ def run_particles(
         each = []
         for index in range(lead.numel()):
             means, variances, gamma = ({n: t[index] for n, t in part.items()} for part in parts)
-            each.append(run(means, variances, gamma, tuple(part[index] for part in own), True))
+            each.append(run(means, variances, gamma, tuple(part[index] for part in data), skip_zeros=True))
         outputs = torch.stack(each)
     if outputs.dim() != 3:
         raise ValueError(

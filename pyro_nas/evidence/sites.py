@@ -19,6 +19,30 @@ from torch.distributions import Distribution, kl_divergence
 
 from pyro_nas.evidence.currencies import Law, PyroCallable, SampleMessage, Site, Sites, Tensors
 
+__all__ = [
+    "COMPLEXITY",
+    "Run",
+    "Substitute",
+    "check_draw",
+    "check_sites",
+    "device_of",
+    "divergence",
+    "innermost",
+    "is_structure",
+    "local_parameters",
+    "log_prob_of",
+    "log_ratio",
+    "run",
+    "run_at",
+    "same_law",
+    "sample_sites",
+    "scale_of",
+    "substituted",
+    "support_rows",
+    "transformed",
+    "unjoined",
+]
+
 D = TypeVar("D", bound=Distribution)
 COMPLEXITY = "complexity"  # the site of λ
 TARGET = "y"  # the site that a model draws where no target is given

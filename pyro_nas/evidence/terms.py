@@ -9,6 +9,8 @@ import torch
 
 from pyro_nas.evidence.sites import is_structure
 
+__all__ = ["COST", "Terms", "average"]
+
 COST = "cost"  # the site of a factor that a structure's cost adds to the model
 
 

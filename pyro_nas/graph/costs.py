@@ -24,6 +24,8 @@ from pyro_nas.graph.network import Network
 from pyro_nas.graph.primitives import Primitive
 from pyro_nas.graph.space import Factory, Space, Structure
 
+__all__ = ["UNITS", "Batch", "CostTable", "measure", "total_cost"]
+
 Batch = tuple[torch.Tensor, ...]
 Moment = float | torch.Event
 Calls = Mapping[nn.Module, Batch]
@@ -150,7 +152,7 @@ def _parts(factory: Factory, module: nn.Module, calls: Calls, place: Place | Non
             f"space: expected cells with open choices on edges of one primitive, got {factory.name!r} as choice "
             f"{place[2]} at {place[0]!r}: its cost is not linear in γ. Derive that cell first, or give it its own edge."
         )
-    places = {edge: (own.site, row) for own in factory.own_choices() for row, edge in enumerate(own.edges)}
+    places = {edge: (group.site, row) for group in factory.own_choices() for row, edge in enumerate(group.edges)}
     network = cast(Network, module)
     for (edge, kept), modules in zip(network.space.edges.items(), network.edges.values(), strict=True):
         for name, primitive in zip(kept, cast(nn.ModuleDict, modules).values(), strict=True):
@@ -174,9 +176,9 @@ def _latencies(space: Space, batch: Batch, repeats: int) -> tuple[dict[Key, floa
     choices = space.choices()
     laps: dict[Key, list[float]] = {}
     beyond: list[float] = []
-    for shift in range(max((own.shape[1] for own in choices.values()), default=1)):
-        rows = {site: (torch.arange(own.shape[0]) + shift) % own.shape[1] for site, own in choices.items()}
-        structure = {site: torch.eye(own.shape[1])[rows[site]] for site, own in choices.items()}
+    for shift in range(max((group.shape[1] for group in choices.values()), default=1)):
+        rows = {site: (torch.arange(group.shape[0]) + shift) % group.shape[1] for site, group in choices.items()}
+        structure = {site: torch.eye(group.shape[1])[rows[site]] for site, group in choices.items()}
         network, calls = _built(derive(space, structure), batch)
         parts = list(_parts(space, network, calls))
         differences = []

@@ -13,6 +13,8 @@ from pyro_nas.graph.enumeration import hard_choices
 from pyro_nas.graph.primitives import skip, zero
 from pyro_nas.graph.space import Choices, Edge, Factory, Space, Structure
 
+__all__ = ["derive", "parallel", "with_optional_edges"]
+
 F = TypeVar("F")
 
 
@@ -62,8 +64,8 @@ def _strongest(site: str, choices: Choices, gamma: torch.Tensor, parents: int) -
 
 
 def _derived(space: Space, kept: Mapping[tuple[str, Edge], list[str]]) -> Space:
-    own = {(choices.site, edge) for choices in space.own_choices() for edge in choices.edges}
-    site_of = {edge: site for site, edge in own}
+    pairs = {(choices.site, edge) for choices in space.own_choices() for edge in choices.edges}
+    site_of = {edge: site for site, edge in pairs}
     edges: dict[Edge, dict[str, Factory]] = {}
     for edge, primitives in space.edges.items():
         names = kept[site_of[edge], edge] if edge in site_of else list(primitives)

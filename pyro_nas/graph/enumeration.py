@@ -14,6 +14,17 @@ from torch.nn.functional import one_hot
 
 from pyro_nas.graph.space import Choices, Restriction, Space, on_simplex
 
+__all__ = [
+    "StructureKey",
+    "Vertex",
+    "all_structures",
+    "count_structures",
+    "hard_choices",
+    "key_of_structure",
+    "neighbours",
+    "random_structure",
+]
+
 Vertex = dict[str, torch.Tensor]
 StructureKey = tuple[tuple[str, tuple[int, ...]], ...]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+__all__ = ["keep_heap"]
+
 
 def keep_heap() -> None:
     """Have glibc keep freed memory for the next step: it keeps up to twice the largest block ever freed.

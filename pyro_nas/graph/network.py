@@ -11,6 +11,8 @@ from torch import nn
 from pyro_nas.checks import describe
 from pyro_nas.graph.space import AGGREGATIONS, Edge, Factory, Space, Structure
 
+__all__ = ["Network"]
+
 
 class Network(nn.Module):
     """f(x; w, Γ) of a space: every primitive at every position, built once, with its own parameters.

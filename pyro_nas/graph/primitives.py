@@ -6,33 +6,42 @@ A recipe knows its builder's name and arguments, so that a space that uses it ca
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Annotated, Any, ParamSpec, get_type_hints
 
-import torch
 from torch import nn
 
 from pyro_nas.checks import integer, one_of
+from pyro_nas.graph.modules import ACTIVATIONS, NORMALIZATIONS, FactorizedReduction, Zero, padded_convolution
+
+__all__ = [
+    "BUILDERS",
+    "Check",
+    "Primitive",
+    "Size",
+    "among",
+    "average_pool",
+    "convolution",
+    "dense",
+    "factorized_reduction",
+    "flatten",
+    "max_pool",
+    "normalized_pool",
+    "pooled_readout",
+    "preactivated_convolution",
+    "preactivated_separable",
+    "primitive",
+    "separable_convolution",
+    "skip",
+    "upsampling_convolution",
+    "zero",
+]
 
 P = ParamSpec("P")
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {}
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "identity": nn.Identity,
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-}
-NORMALIZATIONS: dict[str, Callable[..., nn.Module]] = {  # (channels, affine=True) → module
-    "batch": nn.BatchNorm2d,
-    "group": lambda channels, **options: nn.GroupNorm(math.gcd(8, channels), channels, **options),
-}
-
 Check = Callable[[str, Any], object]  # (name, value): raises for a value that will not do
 
 
@@ -101,41 +110,6 @@ def _checks(builder: Callable[..., nn.Module]) -> dict[str, Check]:
     }
 
 
-class Zero(nn.Module):
-    """The constant zero of the shape that a convolution of this stride would give."""
-
-    def __init__(self, stride: int = 1):
-        super().__init__()
-        self.stride = stride
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return zeros."""
-        kept: torch.Tensor = x if self.stride == 1 else x[..., :: self.stride, :: self.stride]
-        return kept * 0
-
-
-class FactorizedReduction(nn.Module):
-    """ReLU, two 1×1 convolutions of stride 2, on even and on odd pixels, side by side, normalisation."""
-
-    def __init__(self, inputs: int, outputs: int, normalization: str):
-        super().__init__()
-        self.even = _convolution(inputs, outputs // 2, 1, 2)
-        self.odd = _convolution(inputs, outputs - outputs // 2, 1, 2)
-        self.normalization = NORMALIZATIONS[normalization](outputs)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, inputs, h, w) → (batch, outputs, ⌈h/2⌉, ⌈w/2⌉)."""
-        x = nn.functional.relu(x)
-        odd = nn.functional.pad(x, (0, 1, 0, 1))[..., 1:, 1:]
-        outputs: torch.Tensor = self.normalization(torch.cat([self.even(x), self.odd(odd)], 1))
-        return outputs
-
-
-def _convolution(inputs: int, outputs: int, kernel: int, stride: int, dilation: int = 1, groups: int = 1) -> nn.Conv2d:
-    padding = dilation * (kernel - 1) // 2
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False)
-
-
 @primitive
 def dense(inputs: Size, outputs: Size, activation: Activation = "identity") -> nn.Module:
     """x ↦ activation(W x + b); shapes (…, inputs) → (…, outputs)."""
@@ -159,7 +133,7 @@ def convolution(
     vectorised particles need that.
     """
     return nn.Sequential(
-        _convolution(inputs, outputs, kernel, stride, dilation),
+        padded_convolution(inputs, outputs, kernel, stride, dilation),
         NORMALIZATIONS[normalization](outputs),
         ACTIVATIONS[activation](),
     )
@@ -171,8 +145,8 @@ def separable_convolution(
 ) -> nn.Module:
     """Depthwise then pointwise convolution, batch normalisation, activation; shapes as ``convolution``."""
     return nn.Sequential(
-        _convolution(inputs, inputs, kernel, stride, dilation, groups=inputs),
-        _convolution(inputs, outputs, 1, 1),
+        padded_convolution(inputs, inputs, kernel, stride, dilation, groups=inputs),
+        padded_convolution(inputs, outputs, 1, 1),
         nn.BatchNorm2d(outputs),
         ACTIVATIONS[activation](),
     )
@@ -188,7 +162,7 @@ def preactivated_convolution(
     normalization: Normalization = "batch",
 ) -> nn.Module:
     """ReLU, convolution, normalisation; shapes as ``convolution`` (DARTS; NAS-Bench-201)."""
-    layer = _convolution(inputs, outputs, kernel, stride, dilation)
+    layer = padded_convolution(inputs, outputs, kernel, stride, dilation)
     return nn.Sequential(nn.ReLU(), layer, NORMALIZATIONS[normalization](outputs))
 
 
@@ -211,8 +185,8 @@ def preactivated_separable(
         last = repeat == repeats - 1
         layers += [
             nn.ReLU(),
-            _convolution(inputs, inputs, kernel, 1 if repeat else stride, dilation, groups=inputs),
-            _convolution(inputs, outputs if last else inputs, 1, 1),
+            padded_convolution(inputs, inputs, kernel, 1 if repeat else stride, dilation, groups=inputs),
+            padded_convolution(inputs, outputs if last else inputs, 1, 1),
             NORMALIZATIONS[normalization](outputs if last else inputs),
         ]
     return nn.Sequential(*layers)

@@ -16,6 +16,9 @@ import torch
 from torch import nn
 
 from pyro_nas.checks import describe, one_of
+from pyro_nas.printing import Printed, Table
+
+__all__ = ["AGGREGATIONS", "Choices", "Edge", "Factory", "Restriction", "Space", "Structure", "on_simplex"]
 
 Edge: TypeAlias = tuple[int, int]
 Factory: TypeAlias = "Callable[[], nn.Module] | Space"
@@ -23,7 +26,6 @@ Structure: TypeAlias = Mapping[str, torch.Tensor]
 Restriction: TypeAlias = Literal["simplex", "simplex vertices", "cube", "cube vertices"]
 
 RESTRICTIONS: tuple[Restriction, ...] = ("simplex", "simplex vertices", "cube", "cube vertices")
-LINES = 20  # of a space when it is printed
 AGGREGATIONS: dict[str, Callable[[list[torch.Tensor]], torch.Tensor]] = {
     "sum": lambda values: sum(values[1:], values[0]),
     "mean": lambda values: sum(values[1:], values[0]) / len(values),
@@ -58,7 +60,7 @@ class Choices:
 
 
 @dataclass(frozen=True, repr=False)
-class Space:
+class Space(Printed):
     """A family of networks.
 
     ``edges`` maps (j, k) to {name: factory}; a factory builds a fresh ``torch.nn.Module``, or is a Space.
@@ -86,21 +88,18 @@ class Space:
         _check_graph(self)
         _check_cells(self)
 
-    def __repr__(self) -> str:
-        """Return a line an edge with its primitives, the first ``LINES`` of them."""
+    def table(self) -> Table:
+        """Return a row an edge: its primitives, and the structure site that chooses among them."""
         sites = {edge: choices.site for choices in self.own_choices() for edge in choices.edges}
-        kept = list(self.edges.items())[:LINES]
-        lines = [f"Space {self.name!r}" if self.name else "Space"]
-        lines[0] += f" of {len(self.edges)} edges, structure sites {list(self.choices())}"
-        for edge, primitives in kept:
-            names = " | ".join(f"{n} (a space)" if isinstance(f, Space) else n for n, f in primitives.items())
-            lines.append(f"  {edge[0]}→{edge[1]}  {names}" + (f"  ~ {sites[edge]}" if edge in sites else ""))
-        if len(self.edges) > LINES:
-            lines.append(f"  and {len(self.edges) - LINES} more edges")
-        for vertex, aggregation in self.aggregations.items():
-            what = f"space {aggregation.name!r}" if isinstance(aggregation, Space) else aggregation
-            lines.append(f"  at {vertex}: {what if isinstance(what, str) else 'a module'}")
-        return "\n".join(lines[: 2 * LINES])
+        rows = []
+        for (j, k), primitives in self.edges.items():
+            names = " | ".join(f"{name} (a space)" if isinstance(f, Space) else name for name, f in primitives.items())
+            rows.append((f"{j}→{k}", names, sites.get((j, k), "")))
+        for vertex, how in self.aggregations.items():
+            text = how if isinstance(how, str) else f"space {how.name!r}" if isinstance(how, Space) else "a module"
+            rows.append((f"at {vertex}", text, ""))
+        name = f"Space {self.name!r}" if self.name else "Space"
+        return Table(f"{name} of {len(self.edges)} edges, structure sites {list(self.choices())}", rows)
 
     @property
     def graph(self) -> nx.DiGraph:
@@ -237,13 +236,13 @@ def _check_cells(space: Space) -> None:
     while stack:
         where, child = stack.pop(0)
         stack += child.children()
-        own = child.own_choices()
-        if not own:
+        declared = child.own_choices()
+        if not declared:
             continue
         if not child.name:
             raise ValueError(f"{where}: expected a name on a nested space with open choices. Pass Space(…, name=…).")
-        first, choices = seen.setdefault(child.name, (where, own))
-        if choices != own:
+        first, choices = seen.setdefault(child.name, (where, declared))
+        if choices != declared:
             raise ValueError(
                 f"{where}: expected the edges and primitives of the other space named {child.name!r} ({first}), "
                 "got different ones. Spaces of one name share their structure: give one of them another name."

@@ -11,6 +11,8 @@ from pyro_nas.files import write_json
 from pyro_nas.graph.primitives import BUILDERS, Primitive
 from pyro_nas.graph.space import Factory, Space
 
+__all__ = ["from_dict", "read_space", "to_dict", "write_space"]
+
 FORMAT = "pyro_nas space 1"
 
 

@@ -16,6 +16,8 @@ import torch
 from pyro_nas.evidence.currencies import Tensors
 from pyro_nas.graph.space import Choices, Space
 
+__all__ = ["arviz", "mean_error", "pareto_smoothed", "r_hat", "to_arviz"]
+
 
 def arviz() -> ModuleType:
     """Return the package, imported without the remark on its future that 0.23 makes once a day."""

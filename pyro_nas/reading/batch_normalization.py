@@ -21,6 +21,8 @@ from pyro_nas.evidence.currencies import Tensors
 from pyro_nas.evidence.sites import run_at
 from pyro_nas.reading.posterior import each_draw, evaluation_mode
 
+__all__ = ["recalibrate", "recalibrated"]
+
 
 def recalibrate(model: nn.Module, draws: Tensors, batches: Pair | Iterable[Pair]) -> None:
     """Set the running statistics of batch normalisation to those that the data have under ``draws``.

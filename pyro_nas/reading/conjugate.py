@@ -14,6 +14,8 @@ from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, N
 
 from pyro_nas import checks
 
+__all__ = ["LinearRegression"]
+
 
 @dataclass(frozen=True, eq=False)
 class LinearRegression:

@@ -18,6 +18,16 @@ from pyro_nas import checks
 from pyro_nas.evidence.packing import Packing
 from pyro_nas.graph.space import Structure
 
+__all__ = [
+    "Function",
+    "basis",
+    "compare_expectations",
+    "hessian_trace",
+    "rademacher",
+    "second_order_expectation",
+    "structure_moments",
+]
+
 Function: TypeAlias = Callable[[dict[str, torch.Tensor]], torch.Tensor]
 Probes: TypeAlias = Callable[[int], torch.Tensor]
 

@@ -23,6 +23,8 @@ from pyro_nas.graph.network import Network
 from pyro_nas.graph.space import AGGREGATIONS, Edge
 from pyro_nas.reading.posterior import each_draw
 
+__all__ = ["export", "load"]
+
 Weighted = list[tuple[float, nn.Module]]
 SUFFIX = ".pt2"  # torch.export.load warns of another
 

@@ -26,6 +26,18 @@ from pyro_nas.graph.enumeration import StructureKey, Vertex, key_of_structure
 from pyro_nas.reading.arviz_export import pareto_smoothed
 from pyro_nas.reading.posterior import evaluation_mode
 
+__all__ = [
+    "Estimate",
+    "LeaveOneOut",
+    "WeightedDraws",
+    "check_unscaled",
+    "leave_one_out",
+    "pointwise_log_likelihood",
+    "structure_probabilities",
+    "total",
+    "weigh",
+]
+
 
 class Estimate(NamedTuple):
     """A Monte-Carlo estimate in nats and its standard error."""

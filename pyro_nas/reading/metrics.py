@@ -6,6 +6,8 @@ import torch
 
 from pyro_nas.reading.posterior import share_correct
 
+__all__ = ["classification_metrics"]
+
 
 def classification_metrics(probabilities: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
     """Return accuracy, expected calibration error (15 bins, L1) and mean log-likelihood in nats.

@@ -22,6 +22,8 @@ from pyro_nas.evidence.currencies import Draws, Law, PyroCallable, SampleMessage
 from pyro_nas.evidence.sites import innermost, run_at, sample_sites
 from pyro_nas.reading.structure_posterior import choice_probabilities, most_probable
 
+__all__ = ["accuracy", "draw", "draws_of", "each_draw", "evaluation_mode", "mean_draw", "predict", "share_correct"]
+
 
 def draw(guide: PyroCallable, *args: object, num_samples: int = 100) -> Draws:
     """Return draws of all latent sites, {site: (draw, …)}, auxiliary ones left out; they print as a table."""

@@ -15,6 +15,8 @@ from pyro_nas.evidence.packing import Packing
 from pyro_nas.evidence.sites import same_law, sample_sites, unjoined
 from pyro_nas.reading.posterior import accuracy
 
+__all__ = ["masks", "moments", "parametric_complexity", "prune", "pruning_curve", "relative_density", "stability"]
+
 LEVELS = tuple(level / 10 for level in range(10))
 
 

@@ -19,10 +19,19 @@ from pyro_nas import checks
 from pyro_nas.data import check_classes
 from pyro_nas.evidence.currencies import SpaceModel, Tensors
 from pyro_nas.evidence.sites import run_at
+from pyro_nas.graph.modules import Zero
 from pyro_nas.graph.network import Network
-from pyro_nas.graph.primitives import Zero
 from pyro_nas.graph.space import Edge
 from pyro_nas.reading.posterior import accuracy, each_draw, evaluation_mode
+
+__all__ = [
+    "cell_edges",
+    "deleted_edges",
+    "gaussian_noise",
+    "random_edges",
+    "robustness_curves",
+    "sign_gradient_attack",
+]
 
 CellEdge: TypeAlias = tuple[str, Edge]  # the name of a space and an edge of it
 Curves: TypeAlias = dict[str, dict[float, float]]

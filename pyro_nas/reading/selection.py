@@ -15,6 +15,8 @@ from pyro_nas.graph.enumeration import Vertex, hard_choices, key_of_structure
 from pyro_nas.reading.batch_normalization import recalibrated
 from pyro_nas.reading.posterior import accuracy, draw, mean_draw
 
+__all__ = ["probable_draws", "shared_weight_score"]
+
 
 def shared_weight_score(
     model: SpaceModel, guide: PyroCallable, calibration: Labelled, valid: Labelled

@@ -21,6 +21,8 @@ from pyro_nas.graph.space import Space, Structure
 from pyro_nas.reading.pruning import moments, parametric_complexity
 from pyro_nas.reading.structure_posterior import choice_probabilities, edge_entropies
 
+__all__ = ["complexities", "differential_entropy", "operational_complexity"]
+
 
 def differential_entropy(guide: PyroCallable, *args: object, num_samples: int = 1000) -> dict[str, tuple[float, float]]:
     """Return −E log q(γ) of each relaxed structure site in nats, {site: (estimate, standard error)}.

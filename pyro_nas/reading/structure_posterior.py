@@ -19,9 +19,23 @@ from pyro_nas.evidence.currencies import PyroCallable, Site, Sites
 from pyro_nas.evidence.sites import is_structure, same_law, sample_sites, unjoined
 from pyro_nas.graph.enumeration import Vertex, hard_choices
 from pyro_nas.graph.space import Choices, Restriction, Space
+from pyro_nas.printing import Printed, Table
+
+__all__ = [
+    "ChoiceProbabilities",
+    "Option",
+    "by_edge",
+    "choice_probabilities",
+    "edge_entropies",
+    "entropy",
+    "largest",
+    "most_probable",
+    "number_by_edge",
+    "probable_structures",
+]
 
 
-class ChoiceProbabilities(dict[str, torch.Tensor]):
+class ChoiceProbabilities(Printed, dict[str, torch.Tensor]):
     """P(choice) of each structure site, {site: (edge, choice)}: a dictionary that prints as a table.
 
     ``choices`` name edges and primitives, where they are known; ``remark`` says of which posterior they are.
@@ -31,27 +45,17 @@ class ChoiceProbabilities(dict[str, torch.Tensor]):
         super().__init__(tables)
         self.choices, self.remark = choices, remark
 
-    def __repr__(self) -> str:
-        """Return a line an edge."""
-        return "\n".join([self.remark, *(f"  {edge:<20}  {'  '.join(cells)}" for edge, cells in self._lines())])
-
-    def _repr_html_(self) -> str:
-        """Return the table for a notebook."""
-        lines = (
-            f"<tr><th>{edge}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for edge, cells in self._lines()
-        )
-        return f"<table><caption>{self.remark}</caption>{''.join(lines)}</table>"
-
-    def _lines(self) -> list[tuple[str, list[str]]]:
-        lines = []
+    def table(self) -> Table:
+        """Return a row an edge, a cell a choice."""
+        rows = []
         for site, table in self.items():
             known = self.choices.get(site)
-            for row, probabilities in enumerate(table.tolist()):
-                edge = f"edge {row}" if known is None else "{}→{}".format(*known.edges[row])
-                names = range(len(probabilities)) if known is None else known.primitives[row]
-                cells = [f"{name} {value:.3f}" for name, value in zip(names, probabilities, strict=True)]
-                lines.append((f"{site} {edge}", cells))
-        return lines
+            for index, probabilities in enumerate(table.tolist()):
+                edge = f"edge {index}" if known is None else "{}→{}".format(*known.edges[index])
+                names = range(len(probabilities)) if known is None else known.primitives[index]
+                cells = (f"{name} {value:.3f}" for name, value in zip(names, probabilities, strict=True))
+                rows.append((f"{site} {edge}", *cells))
+        return Table(self.remark, rows)
 
 
 def most_probable(probabilities: torch.Tensor) -> torch.Tensor:

@@ -1,16 +1,21 @@
-"""Pictures of studies: curves and points over λ, over pruning, over attacks, and ranks among all cells."""
+"""Pictures of studies: accuracy over pruning and over attacks, ranks among all cells, evidence by several methods."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyro_nas.reading.plots import COLOURS, grid
+from pyro_nas.studies.compare.records import MethodSummary
 from pyro_nas.studies.compare.report import row_name
+from pyro_nas.studies.evidence.methods import BOUNDS
+from pyro_nas.studies.evidence.report import Row
+
+DOUBTFUL = 0.7  # Pareto's k̂ above which an estimate by importance weights is not to be trusted
 
 
 def plot_pruning(curves: Mapping[str, Mapping[float, Sequence[Mapping[str, float]]]]) -> Figure:
@@ -22,122 +27,124 @@ def plot_pruning(curves: Mapping[str, Mapping[float, Sequence[Mapping[str, float
     for axis, (name, by_complexity) in zip(axes, curves.items(), strict=True):
         for index, (complexity, points) in enumerate(by_complexity.items()):
             levels = 100 * np.arange(len(points)) / len(points)
-            mean, sd = (np.array([point[part] for point in points]) for part in ("mean", "sd"))
+            mean, sd = (100 * np.array([point[part] for point in points]) for part in ("mean", "sd"))
             axis.plot(levels, mean, "o-", ms=3, color=COLOURS[index], label=f"λ = {complexity:g}")
             axis.fill_between(levels, mean - sd, mean + sd, color=COLOURS[index], alpha=0.2, lw=0)
         axis.set_title(name, fontsize=10)
-        axis.set_ylim(0, 1)
+        axis.set_ylim(0, 100)
         axis.legend(frameon=False, fontsize=8, loc="lower left")
     figure.supxlabel("weights pruned, %")
-    figure.supylabel("test accuracy")
+    figure.supylabel("test accuracy, %")
     return figure
 
 
-def plot_complexity(panels: Mapping[str, Mapping[str, Mapping[float, float]]]) -> Figure:
-    """Draw quantities against λ on a logarithmic axis: {panel: {line: {λ: value}}}; lines of few points are dots."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.2), squeeze=False, layout="constrained")
-    for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
-        most = max(len(line) for line in lines.values())
-        for index, (label, line) in enumerate(lines.items()):
-            style = "-" if len(line) == most else "o"
-            axis.plot(list(line), list(line.values()), style, color=COLOURS[index % 10], label=label, lw=2)
-        axis.set_xscale("log")
-        axis.set_xlabel("complexity λ")
-        axis.set_title(title, fontsize=10)
-        if len(lines) > 1:
-            axis.legend(frameon=False, fontsize=8)
-    return figure
-
-
-def plot_robustness(summary: Mapping[str, Any]) -> Figure:
+def plot_robustness(summary: Mapping[str, MethodSummary]) -> Figure:
     """Draw the accuracy of retrained and of searched networks against attack, deleted edges and noise, mean and sd.
 
-    ``summary``: that of ``pyro-nas compare``, {method: {"test": {way: {"robustness": {part: {level: spread}}}},
+    ``summary``: that of ``pyro-nas compare``, {method: {"test": {use: {"robustness": {part: {level: spread}}}},
     "searched": {"robustness": …}}}.
     """
-    parts = {"attack": "attack ε", "deleted_edges": "deleted share of edges", "noise": "noise sd"}
+    parts = {
+        "attack": "attack ε, share of the pixels' range",
+        "deleted_edges": "deleted edges, share",
+        "noise": "noise sd, share of the pixels' range",
+    }
     figure, axes = plt.subplots(2, len(parts), figsize=(13, 7), sharey=True, sharex="col", layout="constrained")
     colours = {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(summary)}
-    retrained = [(method, way, test) for method, entry in summary.items() for way, test in entry["test"].items()]
-    searched = [(method, "", entry["searched"]) for method, entry in summary.items() if "searched" in entry]
-    for row, (kind, lines) in zip(axes, {"retrained": retrained, "searched": searched}.items(), strict=True):
-        for axis, part in zip(row, parts, strict=True):
-            for method, way, measured in lines:
-                curve = measured["robustness"][part]
+    retrained = [
+        (method, use, test["robustness"]) for method, entry in summary.items() for use, test in entry["test"].items()
+    ]
+    searched = [
+        (method, "", entry["searched"]["robustness"]) for method, entry in summary.items() if "searched" in entry
+    ]
+    for line, (kind, networks) in zip(axes, {"retrained": retrained, "searched": searched}.items(), strict=True):
+        for axis, part in zip(line, parts, strict=True):
+            for method, use, curves in networks:
+                curve = curves[part]
                 levels = np.array([float(level) for level in curve])
-                mean, sd = (np.array([point[key] for point in curve.values()]) for key in ("mean", "sd"))
+                mean, sd = 100 * np.array([(point["mean"], point["sd"]) for point in curve.values()]).T
                 axis.errorbar(
                     levels, mean, sd, marker="o", ms=3, capsize=2, color=colours[method],
-                    ls="--" if way == "point" and "posterior" in summary[method]["test"] else "-",
-                    label=row_name(method, summary[method], way) if way else method,
+                    ls="--" if use == "point" and "posterior" in summary[method]["test"] else "-",
+                    label=row_name(method, summary[method], use) if use else method,
                 )  # fmt: skip
-        row[0].set_ylabel(f"test accuracy, {kind} networks")
-        row[-1].legend(frameon=False, fontsize=8, bbox_to_anchor=(1.0, 1.0), loc="upper left")
-    for axis, title in zip(axes[-1], parts.values(), strict=True):
-        axis.set_xlabel(title)
+        line[0].set_ylabel(f"test accuracy of {kind} networks, %")
+        line[-1].legend(frameon=False, fontsize=8, bbox_to_anchor=(1.0, 1.0), loc="upper left")
+    for axis, label in zip(axes[-1], parts.values(), strict=True):
+        axis.set_xlabel(label)
     return figure
 
 
 def plot_ranks(accuracies: Sequence[float], methods: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     """Draw the accuracy of all cells, best first, and on that curve what each method chose, a mark a seed."""
     figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    axis.plot(range(1, len(accuracies) + 1), sorted(accuracies, reverse=True), ".", color="grey", ms=4, label="all")
+    best_first = 100 * np.sort(accuracies)[::-1]
+    axis.plot(range(1, len(accuracies) + 1), best_first, ".", color="grey", ms=4, label="all")
     for index, (method, entries) in enumerate(methods.items()):
         axis.plot(
             [entry["rank"] for entry in entries],
-            [entry["accuracy"] for entry in entries],
+            [100 * entry["accuracy"] for entry in entries],
             "ovsD^<>Ph*"[index % 10],
             color=COLOURS[index % 10],
             label=method,
             ms=7,
             alpha=0.8,
         )
-    axis.set(xlabel="rank", ylabel="test accuracy, mean over seeds", xscale="log")
+    axis.set(xlabel=f"rank among {len(accuracies)} cells", ylabel="test accuracy, mean over seeds, %", xscale="log")
     axis.legend(frameon=False, fontsize=8, loc="lower left")
     return figure
 
 
-def plot_points(across: Mapping[str, Sequence[float]], up: Mapping[str, Sequence[float]]) -> Figure:
-    """Draw one quantity against another as points; each is {label: values}."""
-    ((x_label, x),), ((y_label, y),) = across.items(), up.items()
-    figure, axis = plt.subplots(figsize=(5, 3.4), layout="constrained")
-    axis.plot(x, y, "o", color=COLOURS[0])
-    axis.set(xlabel=x_label, ylabel=y_label)
-    return figure
+def plot_evidence(rows: Mapping[str, Row], probabilities: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Draw the exact log evidence of every model, how far each method is from it, and the posterior over models.
 
-
-def plot_evidence(rows: Mapping[str, Mapping[str, Any]], probabilities: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Draw log evidence and cross-validation of every model, and the posterior over models: exact and by each method.
-
-    Crosses mark leave-one-out estimates that are not to be trusted, those of Pareto's k̂ above 0.7.
+    Beside the exact value stand cross-validation and leave-one-out; crosses mark leave-one-out estimates that are not
+    to be trusted, those of Pareto's k̂ above 0.7. Differences, estimate − exact, have a linear axis within ± 1 nat and
+    a logarithmic one beyond; bars are standard errors, triangles bounds from below, ≥ in the legend.
 
     ``rows`` and ``probabilities``: "models" and "posterior" of a summary of ``pyro-nas evidence``.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
-    places = np.arange(len(rows))
-    left.plot(places, [row["exact"] for row in rows.values()], "k-", lw=2.5, label="exact")
-    for index, method in enumerate(next(iter(rows.values()))["estimates"]):
-        found = [row["estimates"][method] for row in rows.values()]
-        values, errors = ([part[key] for part in found] for key in ("value", "standard_error"))
-        style = {"marker": "ovsD^<"[index % 6], "ms": 4, "lw": 0, "elinewidth": 1, "color": COLOURS[index % 10]}
-        left.errorbar(places + 0.08 * (index - 2), values, errors, label=method.replace("_", " "), **style)
-    for index, (key, label) in enumerate(
-        {"cross_validation": "cross-validation", "leave_one_out": "leave-one-out"}.items()
-    ):
-        left.plot(places, [row[key]["value"] for row in rows.values()], ("--", ":")[index], color="grey", label=label)
-    largest = [row["leave_one_out"]["largest_pareto_k"] for row in rows.values()]
-    doubtful = [place for place, k in enumerate(largest) if k is None or k > 0.7]
-    if doubtful:
-        values = [row["leave_one_out"]["value"] for row in rows.values()]
-        left.plot(doubtful, [values[place] for place in doubtful], "x", color="grey", label="the same, k̂ > 0.7")
-    left.set_ylabel("nats")
-    left.legend(frameon=False, fontsize=8)
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.0), layout="constrained")
+    methods = list(next(iter(rows.values()))["estimates"])
+    colours = {"exact": "black"} | {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(methods)}
+    _draw_exact(left, list(rows.values()))
+    middle.set_yscale("symlog", linthresh=1.0, linscale=1.5)
+    places, lines = np.arange(len(rows)), [middle.axhline(0.0, color="black", lw=1, label="exact")]
+    for index, method in enumerate(methods):
+        estimates = [(row["estimates"][method], row["exact"]) for row in rows.values()]
+        lines += [middle.errorbar(
+            places + 0.8 * ((index + 0.5) / len(methods) - 0.5),
+            [estimate["value"] - exact for estimate, exact in estimates],
+            [estimate["standard_error"] for estimate, _ in estimates],
+            marker="^" if method in BOUNDS else "o", ms=5, lw=0, elinewidth=1.2, capsize=2, color=colours[method],
+            label=("≥ " if method in BOUNDS else "") + method.replace("_", " "),
+        )]  # fmt: skip
+    low, high = middle.get_ylim()
+    sizes = [0.5, *10.0 ** np.arange(7)]
+    middle.set_yticks([0.0, *(tick for size in sizes for tick in (-size, size) if low <= tick <= high)])
+    middle.yaxis.set_major_formatter("{x:g}")
+    middle.set(title="estimate − exact", ylabel="nats", ylim=(low, high))
     width = 0.8 / len(probabilities)
-    for index, (way, table) in enumerate(probabilities.items()):
-        colour = "black" if way == "exact" else COLOURS[(index - 1) % 10]
-        right.bar(places + width * index - 0.4, list(table.values()), width, color=colour, label=way.replace("_", " "))
-    right.set_ylabel("p(model | D)")
-    for axis in (left, right):
-        axis.set_xticks(places, [name.removeprefix("degree ") for name in rows])
+    for index, (method, table) in enumerate(probabilities.items()):
+        right.bar(places + width * (index + 0.5) - 0.4, list(table.values()), width, color=colours[method])
+    right.set(title="posterior over models", ylabel="p(model | D)")
+    figure.legend(handles=lines, loc="outside right upper", frameon=False, fontsize=8)
+    for axis in (left, middle, right):
+        axis.set_xticks(places, [name.removeprefix("degree ").replace(", ", ",\n") for name in rows])
         axis.set_xlabel("degree" if "degree 0" in rows else "model")
     return figure
+
+
+def _draw_exact(axis: Axes, rows: Sequence[Row]) -> None:
+    """Draw the exact evidence, cross-validation and leave-one-out of every model, in nats."""
+    axis.plot([row["exact"] for row in rows], "o-", color="black", lw=2, ms=4, label="log p(D), exact")
+    left_out = [row["leave_one_out"]["value"] for row in rows]
+    axis.plot([row["cross_validation"]["value"] for row in rows], "--", color="grey", label="cross-validation")
+    axis.plot(left_out, ":", color="grey", label="leave-one-out")
+    largest = [row["leave_one_out"]["largest_pareto_k"] for row in rows]
+    doubtful = [place for place, k in enumerate(largest) if k is None or k > DOUBTFUL]
+    if doubtful:
+        values = [left_out[place] for place in doubtful]
+        axis.plot(doubtful, values, "x", color="grey", label=f"the same, k̂ > {DOUBTFUL:g}")
+    axis.set(title="log evidence, and held-out log density", ylabel="nats, all data")
+    axis.legend(frameon=False, fontsize=8)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 
 from pyro_nas.files import read_json, write_atomically, write_json, write_tensors
+
+Row = TypeVar("Row", bound=Mapping[str, object])
 
 
 class RunFolder:
@@ -18,7 +20,7 @@ class RunFolder:
     Raises FileExistsError for a folder that is not empty, unless ``resume``; then the configuration must be the same.
     """
 
-    def __init__(self, path: str | os.PathLike[str], config: Mapping[str, Any], resume: bool):
+    def __init__(self, path: str | os.PathLike[str], config: Mapping[str, object], *, resume: bool):
         self.path = Path(path)
         stored = self.path / "config.json"
         if resume and stored.exists():
@@ -34,7 +36,19 @@ class RunFolder:
             )
         write_json(stored, config)
 
-    def write_json(self, name: str, value: Any) -> None:
+    def row(self, name: str, fields: Iterable[str], make: Callable[[], Row]) -> Row:
+        """Return the row of a study that is stored as ``name``, a JSON object; make and store it where it is not.
+
+        A row is what takes long: a run that was cut off makes only those that it lacks. Raises ValueError, which names
+        the file, where what is stored lacks one of ``fields``.
+        """
+        path = self.path / name
+        if not path.exists():
+            write_json(path, make())
+        stored: Row = read_json(path, *fields)
+        return stored
+
+    def write_json(self, name: str, value: object) -> None:
         """Write a JSON file."""
         write_json(self.path / name, value)
 
@@ -46,7 +60,7 @@ class RunFolder:
         """Write a safetensors file."""
         write_tensors(self.path / name, tensors)
 
-    def write_with(self, name: str, write: Callable[[Path], Any]) -> None:
+    def write_with(self, name: str, write: Callable[[Path], object]) -> None:
         """Write a file by a function of its path."""
         temporary = self.path / f".{name.partition('.')[0]}.part.{name.rpartition('.')[2]}"
         write(temporary)

@@ -102,7 +102,7 @@ def test_a_fit_deals_what_it_can_and_shares_a_last_batch_of_few():
 
     model, guide = over_complexity(Space({(0, 1): {"seen": lambda: Seen(3, 2)}}))
     loader = DataLoader(TensorDataset(x, y), batch_size=16)
-    history = svi.fit(model, guide, loader, epochs=1, particles=4, vectorize_particles=True, dealt=True)
+    history = svi.fit(model, guide, loader, epochs=1, particles=4, vectorize_particles=True, dealt=True).records
     assert sizes[-3:] == [4, 4, 3]  # of 16, 16 and 3 data
     assert torch.isfinite(torch.tensor(history[-1]["evidence"]))
 

@@ -35,7 +35,7 @@ def test_autoguides_get_the_models_complexity(auto):
         terms = Evidence(model, guide)(X, Y)
         for site, value in terms.divergence.items():
             assert torch.allclose(terms.penalty[site], complexity * value)
-        history = svi.fit(model, guide, (X, Y), epochs=60, optimizer=adam(0.03))
+        history = svi.fit(model, guide, (X, Y), epochs=60, optimizer=adam(0.03)).records
         fits[complexity] = history[-1]["log_likelihood"]
     assert fits[0.001] > fits[1.0] + 2
 
@@ -195,7 +195,7 @@ def test_early_stopping_compares_epochs_at_the_schedules_end():
     history = svi.fit(
         model, guides.MeanField(model), (X, Y), (X, Y), epochs=30, batch_size=8, patience=2, optimizer=adam(0.01),
         complexity=schedules.warm_up(1.0, 1.0),
-    )  # fmt: skip
+    ).records  # fmt: skip
     assert len(history) > 5
     assert model.complexity == pytest.approx(1.0)
 

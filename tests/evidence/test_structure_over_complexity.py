@@ -44,8 +44,7 @@ def over_complexity(frozen):
 
 
 def at(hypernet, complexity):
-    model = build(complexity)
-    return choice_probabilities(hypernet.fixed(complexity, model))["structure"]
+    return choice_probabilities(hypernet.at(complexity)[1])["structure"]
 
 
 def rises(hypernet):

@@ -113,7 +113,7 @@ def test_a_fabric_is_fitted_and_derived(small_images):
     space = cell_spaces.fabric(1, 3, channels=2, scales=2, depth=2)
     model = Model(space, num_data=len(y), structure=structures.relaxed_bernoulli(0.5), complexity=0.01)
     guide = guides.PointWeights(model)
-    history = svi.fit(model, guide, (x, y), epochs=2, batch_size=16)
+    history = svi.fit(model, guide, (x, y), epochs=2, batch_size=16).records
     assert torch.isfinite(torch.tensor(history[-1]["evidence"]))
     assert Network(derive(space, uniform(space), threshold=0.4))(x).shape == (len(y), 3)
 

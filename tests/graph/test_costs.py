@@ -320,7 +320,7 @@ def front(steps=400, frozen=False):
     )  # fmt: skip
     exact = torch.stack([tilted(x, y, 0.8, float(c)) for c in GRID]).softmax(-1).float()
     with torch.no_grad():
-        rows = hypernet.at(GRID)["structure.structure"].softmax(-1)
+        rows = hypernet.parameters_at(GRID)["structure.structure"].softmax(-1)
     found = (rows[:, 0, :, None] * rows[:, 1, None]).flatten(1)
     values = torch.stack([TABLE({"structure": enumerated()}).float(), log_likelihoods(x, y)], -1)
     return found @ values, exact @ values

@@ -1,6 +1,6 @@
 """Two-level inference: scales learned by maximum evidence against the maximisers of closed forms.
 
-y ~ N(Xw, s²I), w ~ N(0, τ²): with a full covariance 𝔏 is log N(y; 0, s²I + τ²XXᵀ), with a mean-field guide its best
+y ~ N(Xw, s²I), w ~ N(0, τ²): with a full covariance 𝔏 is log N(y; 0, s²I + τ²ᵀ), with a mean-field guide its best
 mean-field value. With orthogonal columns, G = XᵀX/s² and z_j = (Xᵀy/s²)_j / √G, the best scale of a group of weights
 is τ² = max(0, mean z² − 1) / G.
 """
@@ -248,7 +248,9 @@ def test_model_and_guide_by_hand(correlated):
 def test_the_first_level_leaves_the_scales_alone(correlated):
     model = linear(correlated[0], scale=0.9)
     stops = [lambda record: record["epoch"] == 2]
-    records = empirical_bayes.fit(model, guides.MeanField(model), correlated, epochs=4, every=4, callbacks=stops)
+    records = empirical_bayes.fit(
+        model, guides.MeanField(model), correlated, epochs=4, every=4, callbacks=stops
+    ).records
     assert len(records) == 3
     assert model.weights.log_scale.exp().item() == pytest.approx(0.9)
     empirical_bayes.fit(model, guides.MeanField(model), correlated, epochs=4, every=4)

@@ -30,8 +30,10 @@ def fit(model, guide, data, procedure, **options):
     x, y = data
     options = {"epochs": 6, "batch_size": 8, "optimizer": adam(0.02), **options}
     if procedure == "svi":
-        return svi.fit(model, guide, (x, y), (x[:8], y[:8]), **options)
-    return bilevel.fit(model, guide, (x[:24], y[:24]), (x[24:], y[24:]), structure_scheduler=delayed(), **options)
+        return svi.fit(model, guide, (x, y), (x[:8], y[:8]), **options).records
+    return bilevel.fit(
+        model, guide, (x[:24], y[:24]), (x[24:], y[24:]), structure_scheduler=delayed(), **options
+    ).records
 
 
 def state(model, guide):
@@ -206,7 +208,7 @@ def test_early_stopping_returns_to_the_best_epoch(small_space, small_data):
     history = svi.fit(
         model, guide, (x[:20], y[:20]), (x[20:], y[20:]), epochs=200, batch_size=20, optimizer=adam(0.3), patience=3,
         callbacks=[lambda record: states.append(state(model, guide))],
-    )  # fmt: skip
+    ).records  # fmt: skip
     evidences = [record["valid_evidence"] for record in history]
     best = max(range(len(history)), key=evidences.__getitem__)
     assert len(history) == best + 4 < 200
@@ -270,9 +272,9 @@ def test_records_that_are_not_finite_are_kept_and_never_the_best(small_space, tm
     guide = guides.MeanField(model)
     train, valid = (x, x[:, :2]), (x[:1], torch.full((1, 2), 1e20))
     options = {"batch_size": 10, "checkpoint": tmp_path}
-    history = svi.fit(model, guide, train, valid, epochs=2, **options)
+    history = svi.fit(model, guide, train, valid, epochs=2, **options).records
     assert history[-1]["valid_evidence"] == -math.inf
-    longer = svi.fit(model, guide, train, valid, epochs=3, resume=True, **options)
+    longer = svi.fit(model, guide, train, valid, epochs=3, resume=True, **options).records
     assert longer[:2] == history
     assert len(longer) == 3
     assert _best_epoch([{"valid_evidence": value} for value in (math.nan, -3.0, -2.0, math.nan)]) == 2
@@ -327,7 +329,7 @@ def test_parameters_keep_their_order_in_every_process():
 def test_data_come_as_datasets_and_loaders_too(small_space, small_data):
     for source in (TensorDataset(*small_data), DataLoader(TensorDataset(*small_data), 8, shuffle=True)):
         model, guide = build(small_space)
-        history = svi.fit(model, guide, source, source, epochs=2, batch_size=8)
+        history = svi.fit(model, guide, source, source, epochs=2, batch_size=8).records
         assert len(history) == 2
 
 
@@ -353,7 +355,10 @@ def test_hand_written_models_and_guides(small_data):
             pyro.sample("weights", dist.Delta(self.loc).to_event(1))
 
     guide = OwnGuide()
-    history = bilevel.fit(model, guide, (x[:20], y[:20]), (x[20:], y[20:]), epochs=80, structure_optimizer=adam(0.05))
+    history = bilevel.fit(
+        model, guide, (x[:20], y[:20]), (x[20:], y[20:]), epochs=80, structure_optimizer=adam(0.05),
+        structure_scheduler=delayed(0.0),
+    ).records  # fmt: skip
     assert history[-1]["evidence"] > history[0]["evidence"]
     assert choice_probabilities(guide, x)["structure"][0, 1] > 0.7
     assert len(pyro.get_param_store()) == 0

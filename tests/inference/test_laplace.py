@@ -60,7 +60,7 @@ def check_linear(data, true_data, complexity, curvature="full"):
     found = laplace_approximation.fit(build(complexity), data, curvature=curvature)
     assert found.evidence == pytest.approx(generalised_evidence(*true_data, complexity), abs=1e-3)
     mean, precision = posterior(*true_data, complexity)
-    law = found.guide.get_posterior()
+    law = found.posterior.get_posterior()
     assert torch.allclose(law.mean, mean, atol=1e-5)
     assert torch.allclose(law.covariance_matrix, complexity * torch.linalg.inv(precision), atol=1e-5)
 
@@ -95,7 +95,7 @@ def test_the_diagonal_has_its_own_closed_form(data, complexity):
     gap = 0.5 * complexity * float(precision.diagonal().log().sum() - torch.logdet(precision))
     assert gap > 0.3
     assert found.evidence == pytest.approx(generalised_evidence(*data, complexity) - gap, abs=1e-3)
-    law = found.guide.get_posterior()
+    law = found.posterior.get_posterior()
     assert torch.allclose(law.mean, mean, atol=1e-5)
     assert torch.allclose(law.variance, complexity / precision.diagonal(), atol=1e-5)
 
@@ -103,7 +103,7 @@ def test_the_diagonal_has_its_own_closed_form(data, complexity):
 def test_single_precision_is_enough_for_a_model_of_good_condition(data):
     found = laplace_approximation.fit(build().float(), (data[0].float(), data[1].float()))
     assert found.evidence == pytest.approx(gaussian_evidence(*data), abs=1e-3)
-    assert draw(found.guide, num_samples=2)["weights"].dtype == torch.float
+    assert draw(found.posterior, num_samples=2)["weights"].dtype == torch.float
 
 
 def test_the_evidence_of_the_guide_does_not_depend_on_its_draw(data):
@@ -111,7 +111,7 @@ def test_the_evidence_of_the_guide_does_not_depend_on_its_draw(data):
     for curvature, exact in {"full": True, "diagonal": False}.items():
         model = build()
         found = laplace_approximation.fit(model, data, curvature=curvature)
-        evidence = Evidence(model, found.guide)
+        evidence = Evidence(model, found.posterior)
         draws = torch.stack([evidence(*data).evidence.detach() for _ in range(20)])
         assert bool(((draws - found.evidence).abs() < 1e-3).all()) == exact
 
@@ -120,7 +120,7 @@ def test_the_likelihood_is_that_of_the_mode(data):
     x, y = data
     mean, _ = posterior(x, y, 1.0)
     expected = float(dist.Normal((x @ mean)[:, None], NOISE).log_prob(y).sum())
-    assert laplace_approximation.fit(build(), data).log_likelihood == pytest.approx(expected, abs=1e-4)
+    assert laplace_approximation.fit(build(), data).records[0]["log_likelihood"] == pytest.approx(expected, abs=1e-4)
 
 
 # Logistic regression
@@ -165,7 +165,7 @@ def check_logistic(count):
     exact = by_quadrature(log_joint)
     assert exact == pytest.approx(by_quadrature(log_joint, points=201), abs=1e-5)
     with pyro.validation_enabled(False):
-        error = second_order(lambda w: -log_joint(w), found.guide.loc.detach())
+        error = second_order(lambda w: -log_joint(w), found.posterior.loc.detach())
     assert 0.002 < abs(error) < 0.1  # an error there is
     assert found.evidence + error == pytest.approx(exact, abs=0.15 * abs(error))
     return exact - found.evidence
@@ -201,7 +201,7 @@ def check_scale():
     exact = dist.MultivariateNormal(0.2 + x, covariance).log_prob(y.log()) - y.log().sum()
     found = laplace_approximation.fit(scale_model, (x, y))
     assert found.evidence == pytest.approx(float(exact), abs=1e-3)
-    assert draw(found.guide, x, y, num_samples=50)["s"].min() > 0
+    assert draw(found.posterior, x, y, num_samples=50)["s"].min() > 0
 
 
 def test_a_positive_site_is_approximated_in_its_logarithm():
@@ -231,7 +231,7 @@ def test_the_start_chooses_the_mode_and_the_evidence_is_of_one_mode():
     )
     for sign in (1.0, -1.0):
         found = laplace_approximation.fit(two_modes, (x, y), start={"w": sign * torch.ones(1, 1).double()})
-        assert sign * float(found.guide.median()["w"]) > 0.8
+        assert sign * float(found.posterior.median()["w"]) > 0.8
         assert found.evidence + math.log(2) == pytest.approx(exact, abs=0.01)
 
 
@@ -251,10 +251,10 @@ def test_a_fitted_point_guide_gives_the_start():
     def log_joint(weights):
         return float(poutine.trace(poutine.condition(model, {"weights": weights})).get_trace(x, y).log_prob_sum())
 
-    mode = log_joint(found.guide.median()["weights"])
+    mode = log_joint(found.posterior.median()["weights"])
     assert 0 <= mode - log_joint(start["weights"][0]) < 0.5
     assert mode - log_joint(mean_draw(guides.PointMass(model))["weights"][0]) > 5
-    again = laplace_approximation.fit(model, (x, y), start={"weights": found.guide.median()["weights"][None]})
+    again = laplace_approximation.fit(model, (x, y), start={"weights": found.posterior.median()["weights"][None]})
     assert again.evidence == pytest.approx(found.evidence, abs=1e-5)
 
 

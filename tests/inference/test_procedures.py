@@ -390,7 +390,9 @@ def test_fits_draw_a_structure_per_example(small_images, prior, procedure):
     model = Model(space, num_data=24, structure=getattr(structures, prior)(), complexity=0.1)
     guide = guides.MeanField(model)
     data = (small_images, small_images) if procedure is bilevel.fit else (small_images,)
-    history = procedure(model, guide, *data, epochs=2, batch_size=8, structure_per_example=True, optimizer=adam(0.01))
+    history = procedure(
+        model, guide, *data, epochs=2, batch_size=8, structure_per_example=True, optimizer=adam(0.01)
+    ).records
     assert torch.isfinite(torch.tensor(history[-1]["evidence"]))
 
 

@@ -64,7 +64,9 @@ def log_likelihood(x, y, w):
 
 
 def follow(data, complexity):
-    return trajectory.fit(build(complexity), data, steps=40, learning_rate=RATE, starts=200, log_determinant="exact")
+    return trajectory.fit(
+        build(complexity), data, steps=40, learning_rate=RATE, starts=200, log_determinant="exact", keep="end"
+    )
 
 
 def check_path(found, data, complexity):
@@ -72,7 +74,7 @@ def check_path(found, data, complexity):
     x, y = data
     truth = path(x, y, 40)
     mean, power, _ = truth[-1]
-    first = torch.linalg.solve(power, (found.draws["weights"] - mean).T).T  # the starts, by the inverse of the path
+    first = torch.linalg.solve(power, (found.posterior["weights"] - mean).T).T  # the starts, by the inverse of the path
     for record, (mean, power, law) in zip(found.records, truth, strict=True):
         w = mean + first @ power.T
         values = log_likelihood(x, y, w) + complexity * (prior().log_prob(w) - law.log_prob(w))
@@ -154,9 +156,9 @@ def unscaled(x, y):
 
 def test_a_batch_counts_as_all_data():
     data = same_gram(N)
-    run = partial(trajectory.fit, steps=20, learning_rate=RATE, every=20, log_determinant="exact")
+    run = partial(trajectory.fit, steps=20, learning_rate=RATE, every=20, log_determinant="exact", keep="end")
     whole, parts = run(build(), data), run(build(), data, batch_size=10)
-    assert not torch.allclose(whole.draws["weights"], parts.draws["weights"], atol=1e-3)
+    assert not torch.allclose(whole.posterior["weights"], parts.posterior["weights"], atol=1e-3)
     _, power, _ = path(*data, 20)[-1]
     changes = [found.records[-1]["entropy"] - found.records[0]["entropy"] for found in (whole, parts)]
     assert changes == pytest.approx([float(torch.linalg.slogdet(power).logabsdet)] * 2, abs=1e-6)
@@ -168,16 +170,19 @@ def test_a_batch_counts_as_all_data():
 
 def test_draws_are_those_of_the_last_step_and_of_the_peak(data):
     x, y = data
-    found = trajectory.fit(build(), data, data, steps=100, learning_rate=RATE, log_determinant="exact", every=7)
-    assert [record["step"] for record in found.records] == [*range(0, 100, 7), 100]
-    assert 0 < found.peak["step"] < 100
-    assert found.peak["evidence"] == max(record["evidence"] for record in found.records)
-    for draws, record in ((found.draws, found.records[-1]), (found.peak_draws, found.peak)):
-        assert draws["weights"].shape == (10, D)
-        values = log_likelihood(x, y, draws["weights"])
+    run = partial(trajectory.fit, build(), data, data, steps=100, learning_rate=RATE, log_determinant="exact", every=7)
+    end, peak = run(keep="end"), run()
+    assert [record["step"] for record in end.records] == [*range(0, 100, 7), 100]
+    assert peak.records == end.records
+    highest = max(peak.records, key=lambda record: record["evidence"])
+    assert 0 < highest["step"] < 100
+    for fit, record in ((end, end.records[-1]), (peak, highest)):
+        assert fit.evidence == record["evidence"]
+        assert fit.posterior["weights"].shape == (10, D)
+        values = log_likelihood(x, y, fit.posterior["weights"])
         assert record["log_likelihood"] == pytest.approx(float(values.mean()))
         assert record["valid_log_likelihood"] == record["log_likelihood"]  # of the same data
-    assert not torch.allclose(found.draws["weights"], found.peak_draws["weights"], atol=1e-3)
+    assert not torch.allclose(end.posterior["weights"], peak.posterior["weights"], atol=1e-3)
 
 
 # A positive site
@@ -196,11 +201,11 @@ def of_its_logarithm(x, y):
 def check_positive():
     x = torch.randn(20, 1).double()
     data = (x, 0.7 * x + 0.3 * torch.randn(20, 1).double())
-    run = partial(trajectory.fit, train=data, steps=10, learning_rate=0.02, log_determinant="exact")
+    run = partial(trajectory.fit, train=data, steps=10, learning_rate=0.02, log_determinant="exact", keep="end")
     constrained, real = run(of_scale), run(of_its_logarithm)
     for one, other in zip(constrained.records, real.records, strict=True):
         assert one == pytest.approx(other, abs=1e-6)
-    assert torch.allclose(constrained.draws["s"], real.draws["u"].exp())
+    assert torch.allclose(constrained.posterior["s"], real.posterior["u"].exp())
 
 
 def test_a_positive_site_moves_in_its_logarithm():
@@ -250,10 +255,10 @@ def test_memory_does_not_grow_with_steps():
 def test_no_graph_hangs_on_the_weights(data, monkeypatch):
     """The learned noise of the likelihood would pull one along, a piece a step, were gradients on."""
     run = partial(trajectory.fit, build(learn=True), data, steps=3, learning_rate=RATE)
-    assert not run().draws["weights"].requires_grad
+    assert not run().posterior["weights"].requires_grad
     monkeypatch.setattr(trajectory.torch, "no_grad", contextlib.nullcontext)
     with pytest.warns(UserWarning, match="requires_grad=True"):
-        assert run().draws["weights"].requires_grad
+        assert run().posterior["weights"].requires_grad
 
 
 # A real regression set

@@ -277,7 +277,7 @@ def test_particles_at_once_are_particles_one_by_one_and_other_guides_do(planted)
     assert (one_by_one.mean() - at_once.mean()).abs() <= 4.5 * error
     assert error < 0.2 * one_by_one.mean().abs()
     assert [*draw(guide, num_samples=2)] == ["sticks", "structure", "weights"]
-    history = svi.fit(model, AutoNormal(model), (x, y), epochs=1)
+    history = svi.fit(model, AutoNormal(model), (x, y), epochs=1).records
     assert math.isfinite(history[-1]["evidence"])
 
 

@@ -59,7 +59,7 @@ def optimum(x, y, complexity):
 
 
 def at(hypernet, complexity):
-    values = hypernet.at(complexity)
+    values = hypernet.parameters_at(complexity)
     return values["loc.weights"], (2 * values["log_scale.weights"]).exp()
 
 
@@ -243,13 +243,13 @@ def test_formulas():
     with torch.no_grad():
         linear.coefficients["loc/weights"].normal_()
     b3, b2 = linear.coefficients["loc/weights"]
-    assert torch.allclose(linear.at(complexity)["loc.weights"], b3 + b2 * complexity[..., None] / 100)
+    assert torch.allclose(linear.parameters_at(complexity)["loc.weights"], b3 + b2 * complexity[..., None] / 100)
     rank = hypernets.LowRank(guides.MeanField(model), hidden=7)
     weight = next(i for i, name in enumerate(model.packing.names) if name.endswith("weight"))
     name, factors = model.packing.names[weight], rank.factors["loc/weights"][weight]
     h = torch.relu(factors.hidden[0].weight[:, 0] * 20.0 / 100 + factors.hidden[0].bias)
     first, second = (h @ part.weight.T + part.bias for part in factors.maps)
-    found = model.packing.unpack(rank.at(torch.tensor(20.0))["loc.weights"])[name]
+    found = model.packing.unpack(rank.parameters_at(torch.tensor(20.0))["loc.weights"])[name]
     base = model.packing.unpack(rank.base["loc/weights"])[name]
     assert torch.allclose(found, base + torch.outer(first, second), atol=1e-6)
 
@@ -278,7 +278,7 @@ def test_the_spline_at_its_ends_between_them_and_outside():
 
     middle, end = [0.0, 0.5, 0.5, 0.0], [0.0, 0.0, 0.0, 1.0]
     for complexity, weights in ((10**0.5, middle), (1.0, [1 / 9, 2 / 3, 2 / 9, 0.0]), (100.0, end), (1e4, end)):
-        found, right = hypernet.at(torch.tensor(complexity)), expected(weights, complexity)
+        found, right = hypernet.parameters_at(torch.tensor(complexity)), expected(weights, complexity)
         assert all(torch.allclose(found[name], right[name], rtol=1e-4, atol=1e-5) for name in right)
         for name in right:  # and by the derivative written out, the same as by torch's own
             derivatives = [torch.autograd.grad(part[name].sin().sum(), [amplitude, log_gain], allow_unused=True,
@@ -312,10 +312,11 @@ def test_it_starts_as_its_guide_and_is_fixed_to_one(form):
     guide = guides.MeanField(network())
     hypernet = FORMS[form](guide)
     if form != "low rank":  # whose factors start at random
-        start = hypernet.at(torch.tensor(10**0.5))
+        start = hypernet.parameters_at(torch.tensor(10**0.5))
         assert all(torch.allclose(start[name], value, atol=1e-4) for name, value in guide.named_parameters())
-    model = network(complexity=7.0)
-    fixed = hypernet.fixed(7.0, model)
+    model, fixed = hypernet.at(7.0)
+    assert model.complexity == 7.0
+    assert fixed.model is model
     x, y = torch.randn(40, 6), torch.randint(0, 3, (40,))
     at_seven = poutine.condition(hypernet, data={"complexity": torch.tensor(7.0)})
     values = []
@@ -324,7 +325,7 @@ def test_it_starts_as_its_guide_and_is_fixed_to_one(form):
         values.append(evaluate(*pair, (x, y), draws=3)["evidence"])
     assert values[0] == pytest.approx(values[1], rel=1e-5)
     svi.fit(model, fixed, (x, y), epochs=1)  # a plain guide, that can be tuned; the hypernetwork stays
-    assert not torch.equal(fixed.loc["weights"], hypernet.at(torch.tensor(7.0))["loc.weights"])
+    assert not torch.equal(fixed.loc["weights"], hypernet.parameters_at(torch.tensor(7.0))["loc.weights"])
 
 
 def test_parameter_updates_are_counted_as_the_paper_does():
@@ -335,7 +336,7 @@ def test_parameter_updates_are_counted_as_the_paper_does():
 
     def updates(pair, **options):
         x, y = torch.randn(70, 784), torch.randint(0, 10, (70,))
-        return svi.fit(*pair, (x, y), epochs=1, batch_size=64, **options)[-1]["updates"] // 2  # two steps
+        return svi.fit(*pair, (x, y), epochs=1, batch_size=64, **options).records[-1]["updates"] // 2  # two steps
 
     steps = 938
     plain = model(1.0)
@@ -402,7 +403,7 @@ def test_the_spline_of_a_hierarchical_prior_is_its_own_state():
     weights = priors.relevance_determination(0.5)
     ours, other = (hypernets.Spline(guides.MeanField(network(weights=weights))) for _ in range(2))
     other.load_state_dict(ours.state_dict())
-    found, again = (one.at(torch.tensor(2.0)) for one in (ours, other))
+    found, again = (one.parameters_at(torch.tensor(2.0)) for one in (ours, other))
     assert all(torch.equal(found[name], again[name]) for name in found)
 
 
@@ -419,7 +420,7 @@ def test_autoguides_draw_a_prior_on_an_interval():
     model = network(complexity=priors.log_uniform(1.0, 2.0))
     guide = pyro.infer.autoguide.AutoNormal(model, init_scale=1.0)
     x, y = torch.randn(40, 6), torch.randint(0, 3, (40,))
-    history = svi.fit(model, guide, (x, y), epochs=3)
+    history = svi.fit(model, guide, (x, y), epochs=3).records
     assert torch.isfinite(torch.tensor(history[-1]["evidence"]))
     assert all(1.0 <= guide(x, y)["complexity"].item() <= 2.0 for _ in range(20))
 
@@ -449,7 +450,7 @@ def test_the_spline_of_a_learned_prior_takes_any_scale():
     with torch.no_grad():
         hypernet.coefficients["log_scale/weights"].fill_(0.5)
         model.weights.log_scale.fill_(0.5)
-    assert torch.allclose(hypernet.at(torch.tensor(3.0))["log_scale.weights"], torch.tensor(0.5))
+    assert torch.allclose(hypernet.parameters_at(torch.tensor(3.0))["log_scale.weights"], torch.tensor(0.5))
 
 
 def test_the_spline_of_an_unbounded_prior_has_one_range():
@@ -507,7 +508,7 @@ def test_the_spline_of_a_prior_with_another_mean_does_not_shrink_to_zero():
     prior = priors.each(lambda name, shape: pyro.distributions.Normal(5.0, 1.0).expand(shape).to_event(len(shape)))
     hypernet = hypernets.Spline(guides.MeanField(network(weights=prior)))
     assert not any(name.startswith("precision") for name, _ in hypernet.named_buffers())
-    ends = hypernet.at(torch.tensor([LOW, HIGH]))
+    ends = hypernet.parameters_at(torch.tensor([LOW, HIGH]))
     assert all(torch.equal(value[0], value[1]) for value in ends.values())
 
 
@@ -515,7 +516,7 @@ def test_the_spline_of_a_prior_with_another_mean_does_not_shrink_to_zero():
 def test_the_spline_starts_where_it_can_learn(initial_scale):
     torch.manual_seed(0)
     guide = guides.MeanField(network(), initial_scale)  # the prior's τ is 1
-    start = hypernets.Spline(guide).at(torch.tensor(10**0.5))
+    start = hypernets.Spline(guide).parameters_at(torch.tensor(10**0.5))
     assert torch.allclose(start["loc.weights"], guide.loc["weights"], atol=1e-5)
     scale = torch.full_like(start["log_scale.weights"], min(initial_scale, 0.9**0.5))
     assert torch.allclose(start["log_scale.weights"].exp(), scale, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""Reading the posterior: probabilities, entropies, structures, predictions, ArviZ, pictures."""
+"""Reading the posterior: probabilities, entropies, structures, predictions, ArviZ."""
 
 import math
 
@@ -28,11 +28,9 @@ from pyro_nas import (
 from pyro_nas.data import Batches, load
 from pyro_nas.evidence import evaluate
 from pyro_nas.graph.enumeration import all_structures
-from pyro_nas.graph.families import zoo
 from pyro_nas.graph.primitives import dense, skip
 from pyro_nas.models import Model, guides, priors, structures
 from pyro_nas.reading.metrics import classification_metrics
-from pyro_nas.reading.plots import plot_architecture, plot_history, plot_structure
 from pyro_nas.reading.posterior import mean_draw
 from pyro_nas.reading.selection import shared_weight_score
 from pyro_nas.reading.structure_posterior import largest
@@ -264,29 +262,6 @@ def test_arviz_has_named_edges_and_choices_and_restarts_as_chains(small_space, t
     assert {"r_hat", "ess_bulk"} <= set(table.columns)
     single = to_arviz(chains[0], small_space)
     assert single["posterior"]["structure"].shape[:2] == (1, 50)
-
-
-def test_pictures_show_what_they_should(small_space):
-    space = zoo.cells(1, 10, channels=4, nodes=3)
-    figure = plot_architecture(space, {"structure.cell": torch.randn(6, 4).softmax(-1)})
-    assert len(figure.axes) == 2
-    texts = {text.get_text() for text in figure.axes[1].texts}
-    assert {"0", "1", "2", "3"} <= texts
-    assert sum(" 0." in text for text in texts) >= 5
-    assert len(figure.axes[1].patches) == 24
-    terms = {"log_likelihood": -8.0, "kl_weights": 1.0, "kl_structure": 0.0}
-    terms |= {"valid_evidence": -9.5, "valid_log_likelihood": -8.5}
-    history = [
-        {"epoch": e, "evidence": -9.0 + e, "structure": {"structure": [[0.5, 0.5], [0.1 * e, 1 - 0.1 * e]]}, **terms}
-        for e in range(4)
-    ]
-    figure = plot_structure(history, small_space)
-    assert [axis.get_title() for axis in figure.axes] == ["structure  0 → 1", "structure  0 → 2"]
-    assert np.allclose(figure.axes[1].lines[0].get_ydata(), [0.0, 0.1, 0.2, 0.3])
-    figure = plot_history(history)
-    assert np.allclose(figure.axes[0].lines[0].get_ydata(), [-9, -8, -7, -6])
-    with pytest.raises(ValueError, match="open choices"):
-        plot_structure(history, Space({(0, 1): {"a": skip()}}))
 
 
 def test_splits_are_disjoint_stratified_and_standardised(tmp_path):

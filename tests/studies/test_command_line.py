@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from pyro_nas import Space, predict, read_space
-from pyro_nas.__main__ import _epochs, main
+from pyro_nas.__main__ import main
 from pyro_nas.data import load
 from pyro_nas.files import load_state
 from pyro_nas.graph.families import zoo
@@ -24,6 +24,7 @@ from pyro_nas.graph.primitives import dense, flatten
 from pyro_nas.graph.space_files import write_space
 from pyro_nas.models import Model, guides, priors
 from pyro_nas.reading.posterior import draw
+from pyro_nas.studies.search.command import epochs_of
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--epochs", "3", "--retrain_epochs", "3", "--draws", "3", "--space", "layers"]
@@ -169,8 +170,8 @@ def test_large_sets_get_fewer_epochs_unless_told():
     def data(size):
         return torch.zeros(size, 1), torch.zeros(size)
 
-    assert [_epochs(None, data(size)) for size in (1000, 10_000, 48_000)] == [60, 10, 3]
-    assert _epochs(7, data(48_000)) == 7
+    assert [epochs_of(None, data(size)) for size in (1000, 10_000, 48_000)] == [60, 10, 3]
+    assert epochs_of(7, data(48_000)) == 7
 
 
 @pytest.mark.slow

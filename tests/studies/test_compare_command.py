@@ -15,28 +15,33 @@ import numpy as np
 import pytest
 import torch
 
-import pyro_nas.studies.compare.command as comparison_module
-from pyro_nas import inference, models
 from pyro_nas.__main__ import main
 from pyro_nas.data import load
 from pyro_nas.graph.costs import total_cost
 from pyro_nas.graph.derivation import derive
 from pyro_nas.graph.enumeration import all_structures, random_structure
+from pyro_nas.graph.families import cell_spaces
 from pyro_nas.graph.families.cell_spaces import NAS_BENCH_201
+from pyro_nas.inference import svi
+from pyro_nas.models import guides, structures
 from pyro_nas.reading.batch_normalization import recalibrated
 from pyro_nas.reading.posterior import draw, mean_draw, predict
 from pyro_nas.reading.structure_posterior import choice_probabilities
-from pyro_nas.studies.compare.command import AFTER, AGAIN
+from pyro_nas.studies.compare import command
+from pyro_nas.studies.compare import rows as row_making
+from pyro_nas.studies.compare.command import NEEDED, POSTERIORS
 from pyro_nas.studies.compare.methods import METHODS, discretised, hard, score_of
 from pyro_nas.studies.compare.report import collapse, summarise, tables
-from pyro_nas.studies.compare.rows import DRAWS, Size, retrain, retrained, searched_robustness
+from pyro_nas.studies.compare.retraining import DRAWS, retrain
+from pyro_nas.studies.compare.rows import retrained, searched_robustness
+from pyro_nas.studies.compare.sizes import SIZES, Size
 from pyro_nas.studies.compare.task import Count, Task
 
 NAMES = ("skip", "convolution 1", "max pool")
 
 
 def tiny(inputs, outputs, channels=2):
-    return models.cell_spaces.darts(inputs, outputs, channels, cells=2, nodes=1, primitives=NAMES, stem_channels=2)
+    return cell_spaces.darts(inputs, outputs, channels, cells=2, nodes=1, primitives=NAMES, stem_channels=2)
 
 
 SIZE = Size(3000, 1, tiny, tiny, batch_size=128, children=2, shifted=1, mirrored=False)
@@ -44,9 +49,9 @@ SIZE = Size(3000, 1, tiny, tiny, batch_size=128, children=2, shifted=1, mirrored
 SCRIPT = """
 import sys
 sys.path.insert(0, {folder!r})
-import pyro_nas.studies.compare.command as c
+from pyro_nas.studies.compare.sizes import SIZES
 from test_compare_command import SIZE
-c.sizes_of = lambda spaces: {{"small": SIZE}}
+SIZES["small"] = SIZE
 from pyro_nas.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -54,12 +59,12 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(comparison_module, "sizes_of", lambda spaces: {"small": SIZE})
+    monkeypatch.setitem(SIZES, "small", SIZE)
 
 
 def test_every_method_writes_its_row_and_the_tables(small, tmp_path, capsys):
     out = tmp_path / "run"
-    methods = [*METHODS, *AFTER]
+    methods = [*METHODS, *NEEDED]
     assert main(["compare", "--methods", json.dumps(methods), "--seeds", "[3]", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     summary = json.loads((out / "summary.json").read_text())
@@ -71,8 +76,8 @@ def test_every_method_writes_its_row_and_the_tables(small, tmp_path, capsys):
         assert row["cost"]["parameters"] > 0 < summary["methods"][name]["cost"]["latency"]["mean"]
         posterior = name in ("vardarts", "darts_posterior")
         assert set(row["test"]) == ({"point", "posterior"} if posterior else {"point"})
-        if name in AGAIN:
-            other = json.loads((out / "rows" / f"{AFTER[name]}-3.json").read_text())
+        if name in POSTERIORS:
+            other = json.loads((out / "rows" / f"{NEEDED[name]}-3.json").read_text())
             assert {part for part in row if row[part] == other[part]} >= {"search", "derived", "choices"}
             assert row["test"] != other["test"]
             assert "searched" not in row  # it searched nothing of its own
@@ -96,7 +101,7 @@ def test_every_method_writes_its_row_and_the_tables(small, tmp_path, capsys):
         else:
             assert row["test"]["point"]["robustness"]["deleted_edges"] == {}
         assert name in printed
-    drawn = {f"{name}.png" for name in (*METHODS, *AGAIN)}
+    drawn = {f"{name}.png" for name in (*METHODS, *POSTERIORS)}
     assert {p.name for p in out.glob("*.png")} == drawn | {"robustness.png"}
     cells = [line.split(" | ") for line in (out / "tables.md").read_text().splitlines() if "| vardarts, " in line]
     assert [line[-1] for line in cells[:2]] == ["1 |", f"{DRAWS} |"]  # networks that a prediction averages
@@ -161,15 +166,15 @@ def test_a_row_is_not_kept_without_the_one_that_it_goes_by(tmp_path):
     paths = {(method, seed): tmp_path / f"{method}-{seed}.json" for method in ("vardarts", "plain") for seed in (0, 1)}
     for key in (("vardarts", 0), ("plain", 0), ("vardarts", 1)):
         paths[key].touch()
-    comparison_module._check_order(paths)
+    command._check_order(paths)
     paths["vardarts", 0].unlink()
     with pytest.raises(ValueError, match=r"plain-0.json: expected vardarts-0.json beside it"):
-        comparison_module._check_order(paths)
+        command._check_order(paths)
 
 
 @pytest.mark.parametrize("budget", ["small", "short", "long", "full"])
 def test_a_budget_retrains_what_it_searched_larger(budget):
-    size = comparison_module.sizes_of(models.cell_spaces)[budget]
+    size = SIZES[budget]
     searched, larger, x = size.searched(1, 10), size.retrained(1, 10), torch.zeros(2, 1, 28, 28)
     assert {site: c.primitives for site, c in searched.choices().items()} == {
         site: c.primitives for site, c in larger.choices().items()
@@ -180,15 +185,15 @@ def test_a_budget_retrains_what_it_searched_larger(budget):
 
 
 def test_single_path_trains_under_uniform_paths_and_keeps_them(monkeypatch):
-    split, fit = load("digits", valid_fraction=0.5), inference.svi.fit
-    task = Task(models, inference, tiny(1, 10), split, 3000, 0, torch.device("cpu"))
+    split, fit = load("digits", valid_fraction=0.5), svi.fit
+    task = Task(tiny(1, 10), split, 3000, 0, torch.device("cpu"))
     seen = []
 
     def watched(model, guide, *data, **options):
         fit(model, guide, *data, **options)
         seen.append(choice_probabilities(guide))
 
-    monkeypatch.setattr(inference.svi, "fit", watched)
+    monkeypatch.setattr(svi, "fit", watched)
     METHODS["single_path"](task)
     assert len(seen) == 1
     for table in seen[0].values():
@@ -197,7 +202,7 @@ def test_single_path_trains_under_uniform_paths_and_keeps_them(monkeypatch):
 
 def rank_cells():
     names = ["zero", "convolution 3"]
-    return list(all_structures(models.cell_spaces.nas_bench_201_cell(8, nodes=3, primitives=names)))
+    return list(all_structures(cell_spaces.nas_bench_201_cell(8, nodes=3, primitives=names)))
 
 
 def test_rank_orders_all_cells_and_continues(tmp_path, capsys):
@@ -240,7 +245,7 @@ def test_rank_orders_all_cells_and_continues(tmp_path, capsys):
 
 def test_images_are_counted_in_every_pass():
     split = load("digits", valid_fraction=0.5)
-    task = Task(models, inference, tiny(1, 10), split, 3000, 0, torch.device("cpu"))
+    task = Task(tiny(1, 10), split, 3000, 0, torch.device("cpu"))
     model = task.model()
     with Count(model) as count:
         model(split.train[0][:10])
@@ -252,21 +257,21 @@ def test_images_are_counted_in_every_pass():
 def test_structures_are_scored_with_statistics_of_their_own():
     """A wrong variant, the supernet's running statistics, scores differently and leaves them changed."""
     split = load("digits", valid_fraction=0.5)
-    task = Task(models, inference, tiny(1, 10, 4), split, 3000, 0, torch.device("cpu"))
-    model = task.model(models.structures.categorical())
-    guide = models.guides.PointWeights(model)
-    inference.svi.fit(model, guide, split.train, **task.fit_options(8))
+    task = Task(tiny(1, 10, 4), split, 3000, 0, torch.device("cpu"))
+    model = task.model(structures.categorical())
+    guide = guides.PointWeights(model)
+    svi.fit(model, guide, split.train, **task.fit_options(8))
     before = {name: value.clone() for name, value in model.named_buffers()}
     score = score_of(task, model, guide)
-    structures = [random_structure(task.space, torch.Generator().manual_seed(seed)) for seed in range(4)]
-    scores = [score(structure) for structure in structures]
+    drawn = [random_structure(task.space, torch.Generator().manual_seed(seed)) for seed in range(4)]
+    scores = [score(structure) for structure in drawn]
     assert len(set(scores)) > 1
     x, y = (part[:1024] for part in split.valid)
     weights = {site: value for site, value in mean_draw(guide).items() if site not in model.choices}
-    wrong = [predict(model, {**weights, **{s: t[None] for s, t in one.items()}}, x).argmax(-1) for one in structures]
+    wrong = [predict(model, {**weights, **{s: t[None] for s, t in one.items()}}, x).argmax(-1) for one in drawn]
     assert scores != [float((found == y).double().mean()) for found in wrong]
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
-    assert scores == [score(structure) for structure in structures]
+    assert scores == [score(structure) for structure in drawn]
 
 
 @pytest.mark.parametrize(("method", "draws"), [("vardarts", 5), ("darts", 1), ("single_path", 1), ("random", 1)])
@@ -274,7 +279,7 @@ def test_a_searched_network_is_attacked_as_the_search_left_it(method, draws):
     """Each draw with statistics of its own: wrong variants, those of the training or of all draws, give others."""
     split = load("digits", valid_fraction=0.5)
     seed = 2**63 - 1  # the largest
-    task = Task(models, inference, tiny(1, 10, 4), split, 3000, seed, torch.device("cpu"), batch_size=64, children=2)
+    task = Task(tiny(1, 10, 4), split, 3000, seed, torch.device("cpu"), batch_size=64, children=2)
     found = METHODS[method](task)
     model, x, y = found.model, *split.test
     before = {name: value.clone() for name, value in model.named_buffers()}
@@ -297,9 +302,11 @@ def test_a_searched_network_is_attacked_as_the_search_left_it(method, draws):
 def test_edges_of_a_posterior_are_present_at_random_and_stay_so():
     """Edges into sums with the probability asked for, those into the concatenation always; each example by itself."""
     split = load("digits", valid_fraction=0.5)
-    task = Task(models, inference, tiny(1, 10), split, 3000, 0, torch.device("cpu"))
+    task = Task(tiny(1, 10), split, 3000, 0, torch.device("cpu"))
     structure = random_structure(task.space, torch.Generator().manual_seed(0))
-    model, guide, _ = retrain(task, replace(SIZE, presence=0.7), derive(task.space, structure), True, 1)
+    model, guide, _ = retrain(
+        task, replace(SIZE, presence=0.7), derive(task.space, structure), posterior=True, epochs=1
+    )
     drawn = draw(guide, num_samples=400)
     assert set(model.choices) == {"structure.normal", "structure.reduction"}
     for site, choices in model.choices.items():
@@ -312,8 +319,8 @@ def test_edges_of_a_posterior_are_present_at_random_and_stay_so():
 
 def test_edges_become_rarer_while_a_posterior_is_retrained(monkeypatch):
     """In a straight line, prior and posterior alike, so that structure costs nothing."""
-    split, fit = load("digits", valid_fraction=0.5), inference.svi.fit
-    task = Task(models, inference, tiny(1, 10), split, 3000, 0, torch.device("cpu"))
+    split, fit = load("digits", valid_fraction=0.5), svi.fit
+    task = Task(tiny(1, 10), split, 3000, 0, torch.device("cpu"))
     structure, shares, terms = random_structure(task.space, torch.Generator().manual_seed(0)), [], []
 
     def watched(model, guide, train, callbacks, **options):
@@ -324,8 +331,8 @@ def test_edges_become_rarer_while_a_posterior_is_retrained(monkeypatch):
 
         fit(model, guide, train, callbacks=[look, *callbacks], **options)
 
-    monkeypatch.setattr(inference.svi, "fit", watched)
-    retrain(task, replace(SIZE, presence=0.4), derive(task.space, structure), True, 3)
+    monkeypatch.setattr(svi, "fit", watched)
+    retrain(task, replace(SIZE, presence=0.4), derive(task.space, structure), posterior=True, epochs=3)
     assert all(abs(share - expected) < 0.05 for share, expected in zip(shares, (0.8, 0.6, 0.4), strict=True))
     assert max(map(abs, terms)) < 1e-4
 
@@ -333,7 +340,7 @@ def test_edges_become_rarer_while_a_posterior_is_retrained(monkeypatch):
 def test_the_plain_network_takes_the_epochs_that_fit_into_the_time(monkeypatch):
     """Ten epochs and half their time of search, each as long as three of its own: 45."""
     split = load("digits", valid_fraction=0.5)
-    task = Task(models, inference, tiny(1, 10), split, 3000, 0, torch.device("cpu"))
+    task = Task(tiny(1, 10), split, 3000, 0, torch.device("cpu"))
     derived = random_structure(task.space, torch.Generator().manual_seed(0))
     other = {
         "derived": {site: table.tolist() for site, table in derived.items()},
@@ -346,15 +353,15 @@ def test_the_plain_network_takes_the_epochs_that_fit_into_the_time(monkeypatch):
         timed.append((posterior, epochs))
         return None, None, 6.0 if posterior else 2.0
 
-    monkeypatch.setattr(comparison_module, "retrain", timing)
-    monkeypatch.setattr(comparison_module, "retrained", lambda *arguments: arguments[-2:])
-    assert comparison_module._plain(task, SIZE, other) == (False, 45)
+    monkeypatch.setattr(row_making, "retrain", timing)
+    monkeypatch.setattr(row_making, "retrained", lambda task, size, network, **options: options)
+    assert row_making.plain_row(task, SIZE, other) == {"posterior": False, "epochs": 45}
     assert timed == [(True, 1), (False, 1)]
 
 
 def test_a_posterior_is_discretised_in_three_ways():
     split = load("digits", valid_fraction=0.5)
-    task = Task(models, inference, tiny(1, 10, 4), split, 3000, 0, torch.device("cpu"))
+    task = Task(tiny(1, 10, 4), split, 3000, 0, torch.device("cpu"))
     found = hard(task)
     assert discretised(task, found, "argmax") is found
     sample, best = discretised(task, found, "sample"), discretised(task, found, "best")
@@ -389,9 +396,9 @@ def test_relative_improvement_over_random_search():
 
 def test_a_seed_whose_cell_is_dead_has_no_curve_of_deleted_edges(tmp_path):
     """An all-zero cell leaves no edge to delete; the tables then have no such curve for the method."""
-    space, split = models.cell_spaces.nas_bench_201_cell(2, 3), load("digits", valid_fraction=0.5)
-    task = Task(models, inference, space, split, 3000, 0, torch.device("cpu"))
-    whole = partial(models.cell_spaces.nas_bench_201, channels=2, repeats=1, nodes=3, stages=1)
+    space, split = cell_spaces.nas_bench_201_cell(2, 3), load("digits", valid_fraction=0.5)
+    task = Task(space, split, 3000, 0, torch.device("cpu"))
+    whole = partial(cell_spaces.nas_bench_201, channels=2, repeats=1, nodes=3, stages=1)
     size = replace(SIZE, retrained=whole, presence=1.0)
     rows = []
     for name in ("zero", "skip"):
@@ -447,6 +454,6 @@ def test_data_are_checked_before_the_first_step(small, shape, classes, message, 
 def test_rows_of_other_settings_are_not_taken(small, tmp_path, capsys, monkeypatch):
     flags = ["compare", "--methods", '["hard"]', "--seeds", "[0]", "--out", str(tmp_path / "run"), "--resume", "true"]
     assert main(flags) == 0
-    monkeypatch.setattr(comparison_module, "sizes_of", lambda spaces: {"small": replace(SIZE, retrain_lr=0.1)})
+    monkeypatch.setitem(SIZES, "small", replace(SIZE, retrain_lr=0.1))
     assert main(flags) == 2
     assert "resume: expected the options" in capsys.readouterr().err

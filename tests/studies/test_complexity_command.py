@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_nas import inference, models
 from pyro_nas.__main__ import main
 from pyro_nas.evidence import evaluate
 from pyro_nas.evidence.effects import LocalReparameterization
-from pyro_nas.studies.complexity.report import GRID, PUBLISHED, largest_gap, slope, slope_ratios, summarise, tables
-from pyro_nas.studies.complexity.rows import COMPLEXITIES, ROWS, Row, Setting, race
+from pyro_nas.inference import adam, one_cycle, svi
+from pyro_nas.models import hypernets, priors
+from pyro_nas.studies.complexity.measures import measure, slope, slope_ratios
+from pyro_nas.studies.complexity.protocols import ROWS, options_of, train
+from pyro_nas.studies.complexity.race import race
+from pyro_nas.studies.complexity.report import largest_gap, summarise, tables
+from pyro_nas.studies.complexity.setting import COMPLEXITIES, GRID, Setting
 
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 SMALL = ["complexity", "--epochs", "3", "--hypernet_epochs", "3", "--hidden", "6", "--draws", "2", "--runs", "2"]
 
 
@@ -85,15 +90,30 @@ def test_a_study_is_not_continued_on_other_data(tmp_path, capsys):
     assert main([*flags, "--resume", "true"]) == 0
 
 
+def test_a_row_that_goes_on_from_another_trains_that_where_it_is_not_at_hand():
+    """As after an interruption between the two: what is stored of the first has no weights."""
+    torch.manual_seed(0)
+    data = (torch.randn(60, 4), torch.randint(3, (60,)))
+    setting = Setting(data, data, 3, 5, 1, 2, 2, 0, torch.device("cpu"), "prior", options_of("paper"))
+    done = {}
+    train("linear", setting, done)
+    whole, later = train("linear + 1 epoch", setting, done), train("linear + 1 epoch", setting, {})
+    assert whole.updates == later.updates > done["linear"].updates
+    first, second = (measure(setting, trained) for trained in (whole, later))
+    assert first["complexities"] == second["complexities"]
+    assert first["complexities"] != measure(setting, done["linear"])["complexities"]
+
+
 def test_published_numbers_stand_in_brackets():
     metrics = ("mean_accuracy", "stability", "evidence", "accuracy")
     values = {str(complexity): dict.fromkeys(metrics, 0.5) for complexity in COMPLEXITIES}
     row = {"updates": 7, "seconds": 1.0, "complexities": values}
     summary = summarise([{"direct": row}], ["direct"])
-    assert "[-128929]" in tables(summary, published=True)
-    assert "[7458976000]" in tables(summary, published=True)
-    assert "[" not in tables(summary, published=False)
-    assert set(PUBLISHED) == set(ROWS["paper"])
+    published = json.loads((NOTEBOOKS / "complexity_published.json").read_text())["rows"]
+    assert "[-128929]" in tables(summary, published)
+    assert "[7458976000]" in tables(summary, published)
+    assert "[" not in tables(summary)
+    assert set(published) == set(ROWS["paper"])
 
 
 def test_means_spreads_and_gaps_of_runs():
@@ -119,18 +139,18 @@ def test_slopes_are_those_of_the_evidence():
     """Against differences with the same noise; far from the optimum −KL, which leaves out that q moves, is another."""
     torch.manual_seed(0)
     data = (torch.randn(60, 4), torch.randint(3, (60,)))
-    setting = Unequal(models, inference, data, data, 3, 5, 1, 1, 2, 0, torch.device("cpu"), "prior", {})
-    model = setting.model(models.priors.log_uniform(0.1, 100.0))
-    hypernet = models.hypernets.Spline(setting.guide(model), bases=4)
+    setting = Unequal(data, data, 3, 5, 1, 1, 2, 0, torch.device("cpu"), "prior", {})
+    model = setting.model(priors.log_uniform(0.1, 100.0))
+    hypernet = hypernets.Spline(setting.guide(model), bases=4)
     with torch.no_grad():
         for value in hypernet.parameters():
             value.add_(torch.randn_like(value), alpha=0.5)
 
     def terms(complexity):
-        fixed = setting.model(complexity)
+        pair = hypernet.at(complexity)
         torch.manual_seed(0)
         with LocalReparameterization():
-            return evaluate(fixed, hypernet.fixed(complexity, fixed), setting.batches(), 8)
+            return evaluate(*pair, setting.batches(), 8)
 
     ratios = {}
     for at, below, above in (
@@ -153,12 +173,12 @@ def test_a_race_stops_where_the_evidence_is_reached():
     torch.manual_seed(0)
     x = torch.randn(200, 4)
     data = (x, (x @ torch.randn(4, 3)).argmax(-1))
-    options = {"batch_size": 20, "optimizer": inference.adam(0.02), "scheduler": inference.one_cycle(0.02)}
-    setting = Setting(models, inference, data, data, 3, 5, 30, 4, 2, 0, torch.device("cpu"), "network", options)
-    model = setting.model(models.priors.log_uniform(0.1, 100.0))
-    hypernet = models.hypernets.Spline(setting.guide(model), bases=4)
-    inference.svi.fit(model, hypernet, data, epochs=8, **options)
-    found = race(setting, Row({}, 0, 3.0, hypernet), (0.1, 1.0))
+    options = {"batch_size": 20, "optimizer": adam(0.02), "scheduler": one_cycle(0.02)}
+    setting = Setting(data, data, 3, 5, 30, 4, 2, 0, torch.device("cpu"), "network", options)
+    model = setting.model(priors.log_uniform(0.1, 100.0))
+    hypernet = hypernets.Spline(setting.guide(model), bases=4)
+    svi.fit(model, hypernet, data, epochs=8, **options)
+    found = race(setting, hypernet, 3.0, (0.1, 1.0))
     assert found["ratio"] == 3.0 / sum(one["seconds"] for one in found["direct"].values())
     assert found["annealed_ratio"] == 3.0 / sum(one["annealed"]["seconds"] for one in found["direct"].values())
     for complexity, one in found["direct"].items():
@@ -169,7 +189,7 @@ def test_a_race_stops_where_the_evidence_is_reached():
             torch.manual_seed(0)
             fixed = setting.model(float(complexity))
             guide = setting.guide(fixed)
-            inference.svi.fit(fixed, guide, data, **options, epochs=epochs, seed=0)
+            svi.fit(fixed, guide, data, **options, epochs=epochs, seed=0)
             torch.manual_seed(0)
             with LocalReparameterization():
                 assert (evaluate(fixed, guide, setting.batches())["evidence"] >= one["target"]) == enough
@@ -177,7 +197,7 @@ def test_a_race_stops_where_the_evidence_is_reached():
 
 def test_the_stored_hypernetworks_react_to_the_complexity():
     """KL and E log p(y | x, w) fall with λ in every run, and d𝔏/dλ is −KL within a tenth."""
-    stored = json.loads((Path(__file__).parents[2] / "notebooks" / "complexity_best.json").read_text())
+    stored = json.loads((NOTEBOOKS / "complexity_best.json").read_text())
     assert len(stored["reaction"]["spline"]) == 8
     for reacted, ratios in zip(stored["reaction"]["spline"], stored["slope_ratios"]["spline"], strict=True):
         for term in ("kl_weights", "log_likelihood"):

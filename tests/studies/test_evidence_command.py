@@ -5,19 +5,25 @@ import json
 import pytest
 import torch
 
-import pyro_nas.studies.evidence.methods as ways
-from pyro_nas import inference, models
 from pyro_nas.__main__ import main
+from pyro_nas.graph.families.polynomials import features
 from pyro_nas.reading.conjugate import LinearRegression
-from pyro_nas.studies.evidence.command import posterior
-from pyro_nas.studies.evidence.examples import logistic, polynomials
-from pyro_nas.studies.evidence.methods import BOUNDS, METHODS, quadrature
+from pyro_nas.studies.evidence import methods, problems
+from pyro_nas.studies.evidence.examples import logistic_regression, polynomial_regression
+from pyro_nas.studies.evidence.methods import BOUNDS, METHODS, elbo, laplace_full, quadrature
+from pyro_nas.studies.evidence.problems import fit, restarts
+from pyro_nas.studies.evidence.report import posterior
 
 
 @pytest.fixture
 def brief(monkeypatch):
-    for name, value in {"RESTARTS": 2, "DRAWS": 400, "STARTS": 10, "PARTICLES": 20}.items():
-        monkeypatch.setattr(ways, name, value)
+    for module, name, value in (
+        (problems, "RESTARTS", 2),
+        (problems, "DRAWS", 400),
+        (methods, "STARTS", 10),
+        (methods, "PARTICLES", 20),
+    ):
+        monkeypatch.setattr(module, name, value)
 
 
 def check_from_below(row, shift=0.0):
@@ -51,52 +57,52 @@ def test_logistic_regression_in_one_table(brief, tmp_path, capsys):
 
 
 def test_quadrature_is_exact_where_the_answer_is_known():
-    family = polynomials(models, inference, 20, 1.0, seed=0)
+    family = polynomial_regression(20, 1.0, seed=0)
     for name in ("degree 0", "degree 1", "degree 2"):
         problem = family.problems[name]
         assert quadrature(problem) == pytest.approx(family.exact(name), abs=2e-3)  # Laplace's normal is the posterior
-    logistic_problem = logistic(models, inference, 20, 1.0, seed=0).problems["intercept, x1"]
+    logistic_problem = logistic_regression(20, 1.0, seed=0).problems["intercept, x1"]
     fine = quadrature(logistic_problem)
-    assert ways.laplace(logistic_problem).value != pytest.approx(fine, abs=2e-3)
+    assert laplace_full(fit(logistic_problem)).value != pytest.approx(fine, abs=2e-3)
 
 
-def check_ways(problem, exact, mean_field):
-    assert ways.laplace(problem).value == pytest.approx(exact, abs=0.05)
-    bound = ways.elbo(problem)
+def check_ways(fits, exact, mean_field):
+    assert laplace_full(fits).value == pytest.approx(exact, abs=0.05)
+    bound = elbo(fits)
     assert abs(bound.value - mean_field) < 0.3 + 4 * bound.standard_error
     for method in BOUNDS:
-        found = METHODS[method](problem)
-        assert found.value < exact + 4 * found.standard_error + 1e-3
+        estimate = METHODS[method](fits)
+        assert estimate.value < exact + 4 * estimate.standard_error + 1e-3
 
 
 @pytest.mark.parametrize("degree", [1, 4])
 def test_every_way_on_a_polynomial(degree, brief):
-    family = polynomials(models, inference, 20, 1.0, seed=0)
+    family = polynomial_regression(20, 1.0, seed=0)
     name = f"degree {degree}"
-    problem = family.problems[name]
-    check_ways(problem, family.exact(name), family.mean_field(name))
-    x, y = problem.data
-    wrong = LinearRegression(models.polynomials.features(x, degree), y[:, 0], 0.6)  # of another noise
+    fits = fit(family.problems[name])
+    check_ways(fits, family.exact(name), family.mean_field(name))
+    x, y = fits.problem.data
+    wrong = LinearRegression(features(x, degree), y[:, 0], 0.6)  # of another noise
     with pytest.raises(AssertionError):
-        check_ways(problem, wrong.log_evidence, wrong.mean_field_evidence)
+        check_ways(fits, wrong.log_evidence, wrong.mean_field_evidence)
 
 
 def test_estimates_do_not_depend_on_what_else_was_asked_for(brief):
     state = torch.get_rng_state()
-    alone, after = (logistic(models, inference, 20, 1.0, seed=0).problems["intercept"] for _ in range(2))
-    ways.laplace(after)
-    assert ways.elbo(alone) == ways.elbo(after)
+    alone, after = (logistic_regression(20, 1.0, seed=0).problems["intercept"] for _ in range(2))
+    laplace_full(fit(after))
+    assert elbo(fit(alone)) == restarts(after)[0].elbo
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_the_best_restart_is_measured_again(brief, monkeypatch):
     """The highest of several noisy estimates is too high: the one that is reported took no part in the choice."""
     values = iter([3.0, 5.0, 1.0, 4.2])
-    monkeypatch.setattr(ways, "RESTARTS", 3)
-    monkeypatch.setattr(ways, "EPOCHS", 1)
-    monkeypatch.setattr(ways, "evaluate", lambda *args, draws: {"evidence": next(values), "standard_error": 1.0})
-    problem = logistic(models, inference, 20, 1.0, seed=0).problems["intercept"]
-    assert [estimate.value for estimate, _ in problem.restarts] == [4.2, 3.0, 1.0]
+    monkeypatch.setattr(problems, "RESTARTS", 3)
+    monkeypatch.setattr(problems, "EPOCHS", 1)
+    monkeypatch.setattr(problems, "evaluate", lambda *args, draws: {"evidence": next(values), "standard_error": 1.0})
+    problem = logistic_regression(20, 1.0, seed=0).problems["intercept"]
+    assert [restart.elbo.value for restart in restarts(problem)] == [4.2, 3.0, 1.0]
 
 
 def test_an_infinite_pareto_k_is_none_in_the_file(brief, tmp_path, capsys):

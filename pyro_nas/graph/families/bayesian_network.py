@@ -10,6 +10,8 @@ from torch import nn
 from pyro_nas import checks
 from pyro_nas.graph.space import Factory, Space
 
+__all__ = ["Arrow", "arrows", "bayesian_network"]
+
 
 class Arrow(nn.Module):
     """x ↦ w x_parent in the column of the child, zero in all others."""

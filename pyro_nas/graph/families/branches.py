@@ -9,6 +9,8 @@ from pyro_nas import checks
 from pyro_nas.graph.primitives import Size, dense, primitive
 from pyro_nas.graph.space import Space
 
+__all__ = ["NOISE", "Constant", "Leading", "branches", "branches_data", "constant", "leading"]
+
 NOISE = 0.5
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from pyro_nas.checks import integer, one_of
+from pyro_nas.graph.modules import NORMALIZATIONS
 from pyro_nas.graph.primitives import (
-    NORMALIZATIONS,
     Primitive,
     average_pool,
     convolution,
@@ -25,6 +25,17 @@ from pyro_nas.graph.primitives import (
     zero,
 )
 from pyro_nas.graph.space import Edge, Factory, Space
+
+__all__ = [
+    "DARTS",
+    "NAS_BENCH_201",
+    "PRIMITIVES",
+    "darts",
+    "darts_cell",
+    "fabric",
+    "nas_bench_201",
+    "nas_bench_201_cell",
+]
 
 Maker = Callable[[int, int, str], Primitive]  # (channels, stride, normalization) → one that keeps the channels
 
@@ -53,7 +64,7 @@ def _choice(names: Sequence[str], channels: int, stride: int, normalization: str
 
 
 def darts_cell(
-    channels: int, nodes: int, primitives: Sequence[str], reduction: bool, normalization: str = "batch"
+    channels: int, nodes: int, primitives: Sequence[str], *, reduction: bool, normalization: str = "batch"
 ) -> Space:
     """Return a cell of two inputs: every node chooses a primitive on the edge from each earlier vertex, and sums.
 
@@ -102,7 +113,7 @@ def darts(
         reduced = factorized_reduction(older, channels, normalization) if halved else match(older, channels)
         edges[vertex - 2, vertex] = {"match": reduced}
         edges[vertex - 1, vertex] = {"match": match(newer, channels)}
-        aggregations[vertex] = darts_cell(channels, nodes, primitives, reduction, normalization)
+        aggregations[vertex] = darts_cell(channels, nodes, primitives, reduction=reduction, normalization=normalization)
         widths.append(nodes * channels)
         halved = reduction
     edges[cells + 2, cells + 3] = {"readout": pooled_readout(widths[-1], outputs)}

@@ -12,6 +12,8 @@ from pyro_nas import checks
 from pyro_nas.graph.primitives import Size, among, primitive
 from pyro_nas.graph.space import Space
 
+__all__ = ["Polynomial", "features", "polynomial", "polynomials"]
+
 BASES = ("legendre", "power")
 Basis = Annotated[str, among(BASES)]
 

@@ -15,6 +15,8 @@ from pyro_nas import checks
 from pyro_nas.graph.primitives import Size, among, dense, primitive, skip
 from pyro_nas.graph.space import Edge, Factory, Space
 
+__all__ = ["FUNCTIONS", "Elementary", "Product", "elementary", "product", "superposition"]
+
 LARGEST_EXPONENT = 5.0  # "exp" is constant beyond it, so that a product of two from anywhere in the prior stays finite
 FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "identity": lambda x: x,

@@ -8,6 +8,8 @@ from pyro_nas.checks import integer
 from pyro_nas.graph.primitives import convolution, dense, flatten, max_pool, pooled_readout, separable_convolution, skip
 from pyro_nas.graph.space import Edge, Factory, Space
 
+__all__ = ["ACTIVATIONS", "cell", "cells", "convolutions", "layers"]
+
 ACTIVATIONS = ("tanh", "relu", "sigmoid")
 
 

@@ -1,16 +1,20 @@
-"""What the methods of the comparison share: a task and its budget, what a search found, a count of images."""
+"""What the methods of the comparison share: a task and its budget, what a search leaves, a count of images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
+from torch import nn
 
 from pyro_nas.data import Split
 from pyro_nas.graph.space import Space, Structure
+from pyro_nas.inference import adam, one_cycle
+from pyro_nas.models import Model, priors
+from pyro_nas.models.guides import Guide
+from pyro_nas.models.structures import StructurePrior
+from pyro_nas.studies.fit_arguments import FitArguments
 
 
 def check_images(split: Split, images: int, least_side: int = 1) -> None:
@@ -31,11 +35,11 @@ def check_images(split: Split, images: int, least_side: int = 1) -> None:
 
 @dataclass(frozen=True)
 class Task:
-    """What all methods share; ``models`` and ``inference`` are the rooms, which the command line hands over.
+    """What all methods share.
 
     ``images`` is the budget of the search, ``children`` the networks that random search trains with it.
     ``initial_scale``: the standard deviation that normal weights start with, small beside the weights of wide layers,
-    whose training its noise would slow.
+    whose training its noise would slow. ``progress``: fits show a bar.
     """
 
     space: Space
@@ -49,36 +53,40 @@ class Task:
     complexity: float = 0.003
     initial_scale: float = 0.004
     children: int = 8
-    options: Mapping[str, Any] = field(default_factory=dict)
+    progress: bool = field(default=False, kw_only=True)
 
     def settings(self) -> dict[str, float]:
         """Return what the fits of all methods share, as JSON values."""
         names = ("images", "batch_size", "lr", "structure_lr", "complexity", "initial_scale", "children")
         return {name: getattr(self, name) for name in names}
 
-    def model(self, structure: Any = None, space: Space | None = None) -> Any:
+    def model(self, structure: StructurePrior | None = None, space: Space | None = None) -> Model:
         """Return a model of the space, with weights N(0, 1/fan-in)."""
         torch.manual_seed(self.seed)
-        priors = models.priors
-        return models.Model(
+        return Model(
             space or self.space, num_data=len(self.split.train[1]), weights=priors.normal(priors.fan_in()),
             structure=structure, complexity=self.complexity,
         ).to(self.device)  # fmt: skip
 
-    def fit_options(self, epochs: int) -> dict[str, Any]:
+    def fit_options(self, epochs: int) -> FitArguments:
         """Return the options of a fit of the weights."""
-        inference = self.inference
-        shared = {"batch_size": self.batch_size, "seed": self.seed, "epochs": epochs, **self.options}
-        return {**shared, "optimizer": inference.adam(self.lr), "scheduler": inference.one_cycle(self.lr)}
+        return {
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "epochs": epochs,
+            "progress": self.progress,
+            "optimizer": adam(self.lr),
+            "scheduler": one_cycle(self.lr),
+        }
 
     def epochs(self, data: int) -> int:
         """Return how many epochs of so many images the budget allows, at least one."""
         return max(1, int(self.images // data))
 
 
-@dataclass
-class Found:
-    """What a search found: a structure or choice probabilities, at what cost, and the network that it trained.
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search left: a structure or choice probabilities, at what cost, and the network that it trained.
 
     ``draws``, {site: (draw, …)}, are of what is latent in ``model``; ``guide``: where structure has a law of its own.
     """
@@ -86,23 +94,23 @@ class Found:
     structure: Structure
     images: int
     seconds: float
-    model: Any
+    model: Model
     draws: Mapping[str, torch.Tensor]
-    guide: Any = None
+    guide: Guide | None = None
 
 
-class Count(AbstractContextManager):
-    """Counts the images that pass forward through a model's network."""
+class Count:
+    """Counts the images that pass forward through a model's network, while its context lasts."""
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Model):
         self.model, self.images = model, 0
 
     def __enter__(self) -> Count:
-        def add(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        def add(_network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             self.images += len(inputs[0])
 
         self._hook = self.model.network.register_forward_pre_hook(add)
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self._hook.remove()

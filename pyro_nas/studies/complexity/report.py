@@ -1,130 +1,101 @@
-"""Report of the complexity study: the paper's tables 1 to 3, its figure 1, and how a hypernetwork reacts to λ."""
+"""Report of the complexity study: the paper's tables 1 to 3, and mean and sd over runs of what they are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias, TypedDict, cast
 
-import torch
-from pyro import poutine
+from pyro_nas.studies.complexity.measures import Row
+from pyro_nas.studies.complexity.setting import COMPLEXITIES
+from pyro_nas.studies.tables import Spread, markdown_table, plus_minus, spread
 
-from pyro_nas.evidence import Evidence, evaluate
-from pyro_nas.evidence.effects import LocalReparameterization
-from pyro_nas.evidence.sites import COMPLEXITY
-from pyro_nas.studies.complexity.rows import COMPLEXITIES, Row, Setting
-from pyro_nas.studies.tables import spread
-
-PASSES = 8  # one leaves a noise of a hundredth in the slopes
-GRID = tuple(float(f"{10 ** (-1 + step / 4):.4g}") for step in range(13))
-Runs = Sequence[Mapping[str, Any]]
-
-PUBLISHED: dict[str, dict[str, Any]] = {
-    name: {
-        "updates": updates,
-        "mean_accuracy": dict(zip(COMPLEXITIES, accuracy, strict=True)),
-        "stability": dict(zip(COMPLEXITIES, stability, strict=True)),
-        "evidence": dict(zip(COMPLEXITIES, evidence, strict=True)),
-    }
-    for name, updates, accuracy, stability, evidence in (
-        ("direct", 7458976000, (0.877, 0.902, 0.867, 0.730), (2.21, 1.48, 1.19, 1.17),
-         (-9035, -24338, -56679, -128929)),
-        ("direct, 1 epoch", 298359040, (0.817, 0.820, 0.835, 0.789), (1.52, 1.54, 1.47, 1.36),
-         (-32789, -51833, -186125, -696241)),
-        ("low rank", 4165376600, (0.877, 0.877, 0.875, 0.831), (1.21, 1.20, 1.18, 1.13),
-         (-24566, -30950, -56721, -166657)),
-        ("low rank + 1 epoch", 4239966360, (0.903, 0.902, 0.889, 0.839), (1.20, 1.20, 1.19, 1.16),
-         (-19995, -27221, -55508, -132758)),
-        ("linear", 3729488000, (0.901, 0.900, 0.892, 0.539), (1.21, 1.21, 1.21, 1.22),
-         (-24604, -28190, -58147, -177139)),
-        ("linear + 1 epoch", 3804077760, (0.901, 0.915, 0.895, 0.806), (1.28, 1.29, 1.26, 1.29),
-         (-20776, -26263, -57949, -134341)),
-    )
-}  # fmt: skip
-"""Tables 1 to 3 of the hypernetwork paper, MNIST, five runs."""
+RowSummary: TypeAlias = dict[str, Any]  # as stored: "updates", "seconds", and by λ a MeasuredSummary
 
 
-def reaction(setting: Setting, row: Row) -> dict[str, Any]:
-    """Return, at 13 values of λ, the terms of 𝔏 under the hypernetwork and d𝔏/dλ, means of eight passes."""
-    assert row.hypernet is not None
-    result: dict[str, Any] = {}
-    for complexity in GRID:
-        model = setting.model(complexity)
-        torch.manual_seed(setting.seed)
-        with LocalReparameterization():
-            terms = evaluate(model, row.hypernet.fixed(complexity, model), setting.batches(), PASSES)
-        result[str(complexity)] = {**terms, "slope": slope(setting, row.hypernet, complexity)}
-    return result
+class MeasuredSummary(TypedDict):
+    """Spreads over runs of what was measured at one λ."""
+
+    evidence: Spread
+    log_likelihood: Spread
+    kl_weights: Spread
+    kl_structure: Spread
+    standard_error: Spread
+    parametric_complexity: Spread
+    pruning: list[Spread]
+    accuracy: Spread
+    mean_accuracy: Spread
+    stability: Spread
 
 
-def slope(setting: Setting, hypernet: Any, complexity: float) -> float:
-    """Return d𝔏/dλ of a hypernetwork at one λ, the derivative of reparameterised draws: its posterior moves too."""
-    at = torch.tensor(complexity, device=setting.device, requires_grad=True)
-    torch.manual_seed(setting.seed)
-    evidence, total = Evidence(hypernet.model, hypernet), torch.zeros_like(at)
-    with poutine.condition(data={COMPLEXITY: at}), LocalReparameterization():
-        for x, y in setting.batches() * PASSES:
-            total += torch.autograd.grad(evidence(x, y).evidence, at)[0] * (len(y) / len(setting.train[1]))
-    return float(total) / PASSES
-
-
-def slope_ratios(reacted: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return d𝔏/dλ ÷ −KL at each λ of a reaction: 1 where q maximises 𝔏(λ), by the envelope theorem."""
-    return {name: -terms["slope"] / (terms["kl_weights"] + terms["kl_structure"]) for name, terms in reacted.items()}
-
-
-def summarise(runs: Runs, rows: Sequence[str]) -> dict[str, Any]:
+def summarise(runs: Sequence[Mapping[str, Row]], rows: Sequence[str]) -> dict[str, RowSummary]:
     """Return mean and standard deviation over runs of every number of every row."""
-    summary: dict[str, Any] = {}
+    summary: dict[str, RowSummary] = {}
     for name in rows:
         entries = [run[name] for run in runs]
         summary[name] = {"updates": entries[0]["updates"], "seconds": spread([entry["seconds"] for entry in entries])}
-        for complexity, first in entries[0]["complexities"].items():
-            found = [entry["complexities"][complexity] for entry in entries]
+        for complexity in entries[0]["complexities"]:
+            measured = [cast(Mapping[str, object], entry["complexities"][complexity]) for entry in entries]
             summary[name][complexity] = {
-                metric: [spread(level) for level in zip(*(one[metric] for one in found), strict=True)]
-                if isinstance(value, list) else spread([one[metric] for one in found])
-                for metric, value in first.items()
-            }  # fmt: skip
+                metric: _spread_of([values[metric] for values in measured]) for metric in measured[0]
+            }
     return summary
 
 
-def largest_gap(summary: Mapping[str, Any], name: str, other: str = "direct") -> dict[str, float]:
+def _spread_of(values: Sequence[object]) -> Spread | list[Spread]:
+    """Return mean and sd of numbers, or of the numbers at each place of lists."""
+    if isinstance(values[0], list):
+        return [spread(level) for level in zip(*cast(Sequence[list[float]], values), strict=True)]
+    return spread(cast(Sequence[float], values))
+
+
+def largest_gap(summary: Mapping[str, RowSummary], name: str, other: str = "direct") -> dict[str, float]:
     """Return the largest distance, over pruning levels, between the mean pruning curves of two rows at each λ."""
+    gaps = {}
+    for complexity in (key for key in summary[name] if key not in ("updates", "seconds")):
+        levels: list[Spread] = summary[name][complexity]["pruning"]
+        others: list[Spread] = summary[other][complexity]["pruning"]
+        gaps[complexity] = max(abs(a["mean"] - b["mean"]) for a, b in zip(levels, others, strict=True))
+    return gaps
+
+
+def pruning_curves(row: RowSummary) -> dict[float, list[dict[str, float]]]:
+    """Return the pruning curve of a row at each λ, as ``plot_pruning`` takes it."""
     return {
-        complexity: max(
-            abs(mine["mean"] - theirs["mean"])
-            for mine, theirs in zip(entry["pruning"], summary[other][complexity]["pruning"], strict=True)
-        )
-        for complexity, entry in summary[name].items() if complexity not in ("updates", "seconds")
-    }  # fmt: skip
+        complexity: [{"mean": level["mean"], "sd": level["sd"]} for level in row[str(complexity)]["pruning"]]
+        for complexity in COMPLEXITIES
+    }
 
 
 TABLES = {
-    "mean_accuracy": ("Table 1. Accuracy, mean over pruning levels 0, 10, …, 90 %", "{:.3f}"),
-    "stability": ("Table 2. Stability S = accuracy / accuracy after pruning 90 %", "{:.2f}"),
-    "evidence": ("Table 3. Generalised evidence 𝔏(λ) of the training data, nats", "{:.0f}"),
-    "accuracy": ("Accuracy, unpruned", "{:.3f}"),
-}
+    "mean_accuracy": ("Table 1. Accuracy, mean over pruning levels 0, 10, …, 90 %", 3),
+    "stability": ("Table 2. Stability S = accuracy / accuracy after pruning 90 %", 2),
+    "evidence": ("Table 3. Generalised evidence 𝔏(λ) of the training data, nats", 0),
+    "accuracy": ("Accuracy, unpruned", 3),
+}  # titles, and digits after the point
 
 
-def tables(summary: Mapping[str, Any], published: bool) -> str:
-    """Return the tables as Markdown, mean ± sd over runs; published numbers in brackets."""
+def tables(summary: Mapping[str, RowSummary], published: Mapping[str, RowSummary] | None = None) -> str:
+    """Return the tables as Markdown, mean ± sd over runs.
+
+    ``published``, {row: {"updates": …, metric: {λ: …}}}: numbers to print in brackets, those of
+    notebooks/complexity_published.json; a metric that it lacks goes without.
+    """
     lines = []
-    for metric, (title, form) in TABLES.items():
-        header = [f"λ = {complexity:g}" for complexity in COMPLEXITIES]
-        if metric == "mean_accuracy":
-            header.append("updates")
-        lines += [f"### {title}", "", "| row | " + " | ".join(header) + " |", "|---" * (len(header) + 1) + "|"]
-        for name, entry in summary.items():
-            cells = []
-            for complexity in COMPLEXITIES:
-                found = entry[str(complexity)][metric]
-                cell = f"{form.format(found['mean'])} ± {form.format(found['sd'])}"
-                if published and metric in PUBLISHED[name]:
-                    cell += f" [{form.format(PUBLISHED[name][metric][complexity])}]"
-                cells.append(cell)
-            if metric == "mean_accuracy":
-                cells.append(f"{entry['updates']}" + (f" [{PUBLISHED[name]['updates']}]" if published else ""))
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        lines.append("")
+    for metric, (title, digits) in TABLES.items():
+        header = ["row", *(f"λ = {complexity:g}" for complexity in COMPLEXITIES)]
+        header += ["updates"] if metric == "mean_accuracy" else []
+        body = [_cells(name, row, metric, digits, (published or {}).get(name, {})) for name, row in summary.items()]
+        lines += [f"### {title}", "", *markdown_table(header, body), ""]
     return "\n".join(lines)
+
+
+def _cells(name: str, row: RowSummary, metric: str, digits: int, published: RowSummary) -> list[str]:
+    cells = [name]
+    for complexity in COMPLEXITIES:
+        cell = plus_minus(row[str(complexity)][metric], digits)
+        if metric in published:
+            cell += f" [{published[metric][str(complexity)]:.{digits}f}]"
+        cells.append(cell)
+    if metric == "mean_accuracy":
+        cells.append(f"{row['updates']}" + (f" [{published['updates']}]" if published else ""))
+    return cells

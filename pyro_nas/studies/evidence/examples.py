@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 
+from pyro_nas.graph.families import branches, polynomials
 from pyro_nas.graph.space import Space
+from pyro_nas.models import Model, likelihoods, priors
 from pyro_nas.reading.conjugate import LinearRegression
-from pyro_nas.studies.evidence.methods import Problem, quadrature
+from pyro_nas.studies.evidence.methods import quadrature
+from pyro_nas.studies.evidence.problems import Problem
 
 DEGREES, PLANTED_DEGREE, NOISE = range(9), 3, 0.3
 COLUMNS = ("intercept", "intercept, x1", "intercept, x1, x2")
@@ -28,7 +30,7 @@ class Example:
     mean_field: Callable[[str], float] | None = None
 
 
-def polynomials(models: Any, inference: Any, size: int, scale: float, seed: int) -> Example:
+def polynomial_regression(size: int, scale: float, seed: int) -> Example:
     """Return regression on polynomials of degree 0 to 8 of data from degree 3, x ~ U(−1, 1), noise of sd 0.3.
 
     Weights of the orthonormal polynomials are N(0, ``scale``²); the planted ones have the size 0.4.
@@ -41,14 +43,8 @@ def polynomials(models: Any, inference: Any, size: int, scale: float, seed: int)
     problems, known = {}, {}
     for degree in DEGREES:
         design = polynomials.features(x.double(), degree)
-
-        def build(count: int, degree: int = degree) -> Any:
-            likelihood = models.likelihoods.gaussian(NOISE, learn=False)
-            space = polynomials.polynomials([degree])
-            return models.Model(space, num_data=count, weights=models.priors.normal(scale), likelihood=likelihood)
-
         name, curvature = f"degree {degree}", float(torch.linalg.matrix_norm(design, 2)) ** 2 / NOISE**2
-        problems[name] = Problem(build, (x, y), curvature, seed)
+        problems[name] = Problem(partial(_polynomial, degree, scale), (x, y), curvature, seed)
         known[name] = LinearRegression(design, y[:, 0], NOISE, scale)
     return Example(
         problems, lambda name: known[name].log_evidence, f"degree {PLANTED_DEGREE}",
@@ -56,7 +52,13 @@ def polynomials(models: Any, inference: Any, size: int, scale: float, seed: int)
     )  # fmt: skip
 
 
-def logistic(models: Any, inference: Any, size: int, scale: float, seed: int) -> Example:
+def _polynomial(degree: int, scale: float, count: int) -> Model:
+    likelihood = likelihoods.gaussian(NOISE, learn=False)
+    space = polynomials.polynomials([degree])
+    return Model(space, num_data=count, weights=priors.normal(scale), likelihood=likelihood)
+
+
+def logistic_regression(size: int, scale: float, seed: int) -> Example:
     """Return logistic regression on an intercept, on x1 too, and on x2 too, x ~ N(0, I), where x1 alone counts.
 
     y ~ Bernoulli(σ(0.5 + 1.5 x1)), weights N(0, ``scale``²); log p(D) is by quadrature.
@@ -66,16 +68,15 @@ def logistic(models: Any, inference: Any, size: int, scale: float, seed: int) ->
     y = (torch.rand(size, 1, generator=generator) < torch.sigmoid(x @ torch.tensor([[0.5], [1.5], [0.0]]))).float()
     problems = {}
     for columns, name in enumerate(COLUMNS, start=1):
-
-        def build(count: int, columns: int = columns) -> Any:
-            linear = partial(nn.Linear, columns, 1, bias=False)
-            space = Space({(0, 1): {"columns": branches.leading(columns)}, (1, 2): {"linear": linear}})
-            likelihood = models.likelihoods.bernoulli()
-            return models.Model(space, num_data=count, weights=models.priors.normal(scale), likelihood=likelihood)
-
         curvature = float(torch.linalg.matrix_norm(x[:, :columns], 2)) ** 2 / 4
-        problems[name] = Problem(build, (x, y), curvature, seed)
+        problems[name] = Problem(partial(_logistic, columns, scale), (x, y), curvature, seed)
     return Example(problems, lambda name: quadrature(problems[name]), COLUMNS[1])
 
 
-EXAMPLES: dict[str, Callable[..., Example]] = {"polynomials": polynomials, "logistic": logistic}
+def _logistic(columns: int, scale: float, count: int) -> Model:
+    linear = partial(nn.Linear, columns, 1, bias=False)
+    space = Space({(0, 1): {"columns": branches.leading(columns)}, (1, 2): {"linear": linear}})
+    return Model(space, num_data=count, weights=priors.normal(scale), likelihood=likelihoods.bernoulli())
+
+
+EXAMPLES = {"polynomials": polynomial_regression, "logistic": logistic_regression}

@@ -1,4 +1,5 @@
-"""Speed and memory of a search step on a DARTS cell with seven primitives (make bench). Writes bench_search.json.
+"""Speed and memory of a search step on a DARTS cell with seven primitives (make bench). Appends a line to
+notebooks/bench_search.jsonl.
 
 All variants take turns in one process; medians of the same run are compared as ratios. Peak memory is that of a process
 of its own, beyond what it holds with the network built. A step is one of the weights or of the structure, which cost
@@ -6,7 +7,6 @@ the same: a forward and a backward pass through the supernet.
 """
 
 import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pyro
 import torch
+from record import append
 from torch import nn
 from torch.nn import functional
 
@@ -83,13 +84,13 @@ class Mixed(nn.Module):
 class Reduce(nn.Module):
     def __init__(self, inputs, outputs):
         super().__init__()
-        self.one = nn.Conv2d(inputs, outputs // 2, 1, 2, bias=False)
-        self.two = nn.Conv2d(inputs, outputs // 2, 1, 2, bias=False)
+        self.even = nn.Conv2d(inputs, outputs // 2, 1, 2, bias=False)
+        self.odd = nn.Conv2d(inputs, outputs // 2, 1, 2, bias=False)
         self.bn = nn.BatchNorm2d(outputs)
 
     def forward(self, x):
         x = functional.relu(x)
-        return self.bn(torch.cat([self.one(x), self.two(functional.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:])], 1))
+        return self.bn(torch.cat([self.even(x), self.odd(functional.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:])], 1))
 
 
 def match(inputs, outputs):
@@ -202,25 +203,21 @@ def main():
     torch.manual_seed(0)
     ours = sum(p.numel() for p in Model(space(), num_data=1).network.parameters())
     assert ours == sum(p.numel() for p in ByHand().parameters()) - sum(a.numel() for a in ByHand().alphas)
-    found = medians()
-    memory = {
-        name: float(subprocess.check_output([sys.executable, "-m", "tests.bench_search", name])) for name in VARIANTS
-    }
-    base = found["deterministic"]
+    milliseconds = medians()
+    memory = {name: float(subprocess.check_output([sys.executable, __file__, name])) for name in VARIANTS}
+    base = milliseconds["deterministic"]
     result = {
         "command": "make bench",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "network": f"{CELLS} DARTS cells, {NODES} nodes, {CHANNELS} channels, batch {BATCH}, {SIDE} × {SIDE}, K = 7",
-        "milliseconds": {name: round(value, 1) for name, value in found.items()},
+        "milliseconds": {name: round(value, 1) for name, value in milliseconds.items()},
         "peak_mib": {name: round(value, 1) for name, value in memory.items()},
-        "VarDARTS/deterministic": round(found["VarDARTS"] / base, 3),
-        "hard sample/deterministic": round(found["hard sample"] / base, 3),
-        "deterministic/by hand": round(base / found["by hand"], 3),
+        "VarDARTS/deterministic": round(milliseconds["VarDARTS"] / base, 3),
+        "hard sample/deterministic": round(milliseconds["hard sample"] / base, 3),
+        "deterministic/by hand": round(base / milliseconds["by hand"], 3),
         "peak hard sample/deterministic": round(memory["hard sample"] / memory["deterministic"], 3),
     }
     print(json.dumps(result, indent=1))
-    path = Path(__file__).parent.parent / "notebooks" / "bench_search.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    append("bench_search", result)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """Execute the notebooks in full and store them with their outputs (make notebooks)."""
 
-import sys
 from pathlib import Path
 
 import jupytext
 import nbformat
 from nbclient import NotebookClient
 
-FOLDER = Path(__file__).parent.parent / "notebooks"
+FOLDER = Path(__file__).parent
 SOURCES = [path for path in sorted(FOLDER.glob("*.py")) if path.read_text().startswith("# ---")]
 
 
@@ -28,4 +27,3 @@ if __name__ == "__main__":
     for path in SOURCES:
         print(path.name)
         nbformat.write(execute(path), path.with_suffix(".ipynb"))
-    sys.exit(0)

@@ -1,12 +1,11 @@
 """Speed and memory of a mean-field step, beside the same step in plain torch and in plain Pyro (make bench).
 
-All variants take turns in one process, step by step; medians of the same run are compared as ratios. Writes
-notebooks/bench.json.
+All variants take turns in one process, step by step; medians of the same run are compared as ratios. Appends a
+line to notebooks/bench.jsonl.
 """
 
 import gc
 import json
-import platform
 import resource
 import statistics
 import sys
@@ -21,6 +20,7 @@ from pyro import poutine
 from pyro.infer import SVI, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroSample
+from record import append
 from torch import nn
 from torch.nn import functional
 
@@ -154,15 +154,15 @@ def over_complexity():
         for local in (False, True):
             for batch in (64, 256):
                 steps = {str(count): hypernet(form, local, count) for count in (1, 5)}
-                found = medians({**steps, "5, dealt": hypernet(form, local, 5, dealt=True)}, batch)
+                milliseconds = medians({**steps, "5, dealt": hypernet(form, local, 5, dealt=True)}, batch)
                 rows.append(
                     {
                         "hypernetwork": form.__name__,
                         "local_reparameterization": local,
                         "batch": batch,
-                        "milliseconds": {name: round(value, 3) for name, value in found.items()},
-                        "five/one": round(found["5"] / found["1"], 3),
-                        "five, dealt/one": round(found["5, dealt"] / found["1"], 3),
+                        "milliseconds": {name: round(value, 3) for name, value in milliseconds.items()},
+                        "five/one": round(milliseconds["5"] / milliseconds["1"], 3),
+                        "five, dealt/one": round(milliseconds["5, dealt"] / milliseconds["1"], 3),
                     }
                 )
                 print(json.dumps(rows[-1]), flush=True)
@@ -214,16 +214,18 @@ def main():
                 steps = {"ours": ours(sizes, local)[0], "by hand": by_hand(sizes, local)}
                 if sizes is TWO:
                     steps["AutoNormal"] = autonormal(sizes)
-                found = medians(steps, batch)
+                milliseconds = medians(steps, batch)
                 rows.append(
                     {
                         "layers": len(sizes) - 1,
                         "local_reparameterization": local,
                         "batch": batch,
-                        "milliseconds": {name: round(value, 3) for name, value in found.items()},
-                        "ours/by hand": round(found["ours"] / found["by hand"], 3),
+                        "milliseconds": {name: round(value, 3) for name, value in milliseconds.items()},
+                        "ours/by hand": round(milliseconds["ours"] / milliseconds["by hand"], 3),
                         **(
-                            {"ours/AutoNormal": round(found["ours"] / found["AutoNormal"], 3)} if len(found) > 2 else {}
+                            {"ours/AutoNormal": round(milliseconds["ours"] / milliseconds["AutoNormal"], 3)}
+                            if len(milliseconds) > 2
+                            else {}
                         ),
                     }
                 )
@@ -231,7 +233,6 @@ def main():
     sites = {str(len(sizes) - 1): len(ours(sizes, False)[1].get_trace().stochastic_nodes) for sizes in (TWO, TWENTY)}
     result = {
         "command": "make bench",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "steps": STEPS,
         "rows": rows,
         "complexity": over_complexity(),
@@ -239,8 +240,7 @@ def main():
         "memory_growth_mib_steps_1000_to_10000": round(growth(), 2),
     }
     print(json.dumps({name: result[name] for name in list(result)[-2:]}))
-    path = Path(__file__).parent.parent / "notebooks" / "bench.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    append("bench", result)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""``pyro-nas search``: an architecture searched, derived, retrained and tested."""
