@@ -96,7 +96,7 @@ class RelevanceDetermination(nn.Module):
         self.packing, self.width = packing, width
         group = torch.cat([group_numbers(shape, per).reshape(-1) for shape in packing.shapes.values()])
         sizes = [int(group_numbers(shape, per).max()) + 1 for shape in packing.shapes.values()]
-        starts = torch.tensor([0, *sizes[:-1]]).cumsum(0).repeat_interleave(torch.tensor(packing.sizes, dtype=torch.long))
+        starts = torch.tensor([0, *sizes[:-1]]).cumsum(0).repeat_interleave(torch.tensor(packing.sizes))
         self.register_buffer("group", group + starts, persistent=False)
         first = torch.zeros(sum(sizes)).scatter_reduce(0, self.group, scale_vector(scale, packing), "amax")
         self.register_buffer("log_scale", first.log(), persistent=False)

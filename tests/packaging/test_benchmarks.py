@@ -21,7 +21,11 @@ RATIOS = {
 
 def run(program):
     return subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT / "notebooks" / "benchmarks", capture_output=True, text=True, check=True
+        [sys.executable, "-c", program],
+        cwd=ROOT / "notebooks" / "benchmarks",
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
 
 
