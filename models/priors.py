@@ -73,6 +73,12 @@ class LocationScale(nn.Module):
         self.register_buffer("scale", scale_vector(scale, packing), persistent=False)
         self._law: TorchDistribution | None = None
 
+    def extra_repr(self) -> str:
+        """Return the family and the scales."""
+        low, high = (float(bound) for bound in self.scale.aminmax()) if self.scale.numel() else (0.0, 0.0)
+        name = type(self.family(torch.zeros(1), torch.ones(1))).__name__
+        return f"{name}, scale {low:.3g}" + (f" to {high:.3g}" if high > low else "")
+
     def forward(self) -> dict[str, torch.Tensor]:
         """Draw the weights by name."""
         if self._law is None:
