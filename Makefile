@@ -58,7 +58,7 @@ build/types: .venv/installed
 
 docs: .venv/installed build/types
 	$(INSTALL) --editable ".[docs]"
-	$(BIN)/mkdocs build --strict --config-file notebooks/docs/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file notebooks/docs/mkdocs.yml
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -1,6 +1,6 @@
 """Bilevel variational inference: weights ascend the evidence of training data, structure that of validation data.
 
-VarDARTS (structure-selection thesis talk): DARTS' alternation of first order, with 𝔏(λ) as both objectives.
+DARTS' alternation of first order, with 𝔏(λ) as both objectives (VarDARTS thesis talk).
 """
 
 from __future__ import annotations

@@ -69,15 +69,12 @@ def fit(
     checks.one_of("keep", keep, KEPT)
     density = LogDensity(model, train, seed)
     descent = _Descent(density, learning_rate, log_determinant, probes)
+    batches = _endless(density.data, batch_size)
     measured = {"": density.data}
     if valid is not None:
         measured["valid_"] = check_pair("valid", valid)
         if hasattr(model, "check"):
             model.check(*valid)
-    batches: Iterator[Pair] = repeat(density.data)
-    if batch_size is not None:
-        whole = Batches("train", density.data, batch_size, density.data[1].device)
-        batches = chain.from_iterable(repeat(whole))
     with density, torch.no_grad():
         vectors = torch.stack([density.draw() for _ in range(starts)])
         entropy = -torch.vmap(lambda w: density.terms(w, *density.data)[1])(vectors)  # (start,)
@@ -92,6 +89,13 @@ def fit(
                 vectors, change = descent.advance(vectors, next(batches), step)
                 entropy = entropy + change
         return Fit(model, Draws(density.unpack(kept_vectors)), records, records[kept]["evidence"])
+
+
+def _endless(data: Pair, batch_size: int | None) -> Iterator[Pair]:
+    """Return all data again and again, or batches of them."""
+    if batch_size is None:
+        return repeat(data)
+    return chain.from_iterable(repeat(Batches("train", data, batch_size, data[1].device)))
 
 
 class _Descent:

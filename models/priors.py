@@ -162,7 +162,7 @@ def relevance_determination(scale: Scale = 1.0, width: float = 1.0, per: str = "
 
 
 def each(make: Callable[[str, torch.Size], TorchDistribution]) -> WeightPrior:
-    """Give every tensor the law ``make(name, shape)``, of that event shape, at the site "weights.<name>"."""
+    """Give every tensor the law ``make(name, shape)``, of that event shape, at the site "weights.NAME"."""
     checks.is_callable("make", make, "a function of a tensor's name and shape that returns a distribution")
     return partial(_each, make=make)
 

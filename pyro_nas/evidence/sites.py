@@ -205,7 +205,7 @@ def log_ratio(ours: Site, theirs: Site, total: Total) -> torch.Tensor:
 def scale_of(name: str, ours: Site, theirs: Sites) -> float | torch.Tensor:
     """Return λ of a guide's site: the model's, whether or not the guide scales its own (Pyro's autoguides do not).
 
-    An auxiliary draw has that of the site it serves ("<site>_unconstrained"), or the one of all the model's sites.
+    An auxiliary draw has that of the site it serves ("SITE_unconstrained"), or the one of all the model's sites.
     """
     served = name if name in theirs else name.removesuffix("_unconstrained")
     if served in theirs:

@@ -74,16 +74,18 @@ def _derived(space: Space, kept: Mapping[tuple[str, Edge], list[str]]) -> Space:
             edges[edge] = {"+".join(chosen): parallel(chosen)}
         elif chosen:
             edges[edge] = chosen
-    edges = _without_dead_ends(space, edges)
+    edges = _without_dead_ends(space, edges, kept)
     aggregations = {vertex: _derived_factory(cell, kept) for vertex, cell in space.aggregations.items()}
     alive = {vertex for _, vertex in edges}
     aggregations = {vertex: cell for vertex, cell in aggregations.items() if vertex in alive}
     return replace(space, edges=edges, aggregations=aggregations, restriction="simplex")
 
 
-def _without_dead_ends(space: Space, kept: dict[Edge, dict[str, Factory]]) -> dict[Edge, dict[str, Factory]]:
+def _without_dead_ends(
+    space: Space, derived: dict[Edge, dict[str, Factory]], kept: Mapping[tuple[str, Edge], list[str]]
+) -> dict[Edge, dict[str, Factory]]:
     """Drop vertices that no longer reach the output; where a vertex needs a value that was dropped, keep a zero."""
-    if not any(vertex == space.output for _, vertex in kept):
+    if not any(vertex == space.output for _, vertex in derived):
         raise ValueError(
             f"structure: no primitive is left on any edge into {space.output}, the output. Lower threshold."
         )
@@ -94,12 +96,12 @@ def _without_dead_ends(space: Space, kept: dict[Edge, dict[str, Factory]]) -> di
             continue
         incoming = [(parent, vertex) for parent in space.parents(vertex)]
         sums = space.aggregations.get(vertex, "sum") == "sum"
-        empty = not any(edge in kept for edge in incoming)
+        empty = not any(edge in derived for edge in incoming)
         for index, edge in enumerate(incoming):
-            if edge in kept:
-                edges[edge] = kept[edge]
+            if edge in derived:
+                edges[edge] = derived[edge]
             elif not sums or (empty and index == 0):
-                edges[edge] = {"zero": _zeroed(next(iter(space.edges[edge].values())))}
+                edges[edge] = {"zero": _zeroed(_derived_factory(next(iter(space.edges[edge].values())), kept))}
         alive |= {parent for parent, child in edges if child == vertex}
     unused = sorted(set(space.inputs) - {parent for parent, _ in edges})
     if unused:

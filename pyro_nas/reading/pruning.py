@@ -101,6 +101,6 @@ def stability(curve: Sequence[float]) -> float:
 def parametric_complexity(mean: Tensors, sd: Tensors) -> float:
     """Return min over h of KL(q ‖ p(· | h)) in nats for zero-mean normal priors of free variance per weight.
 
-    ½ Σ log(1 + μ²/σ²), attained at the variance μ² + σ² (structure-selection lecture, parametric complexity).
+    ½ Σ log(1 + μ²/σ²), attained at the variance μ² + σ² (evidence lecture, parametric complexity).
     """
     return float(sum(0.5 * (mean[name] / sd[name]).square().double().log1p().sum() for name in mean))

@@ -2,7 +2,7 @@
 
 Parametric: min over h of KL(q(w) ‖ p(w | h)). Structural: the entropy of the choice, from 0 to log K an edge; and
 beside it the differential entropy of the relaxed variable γ, which has no such bounds. Operational: parameters,
-vertices, edges and floating-point operations (structure-selection lecture, criteria of quality).
+vertices, edges and floating-point operations (evidence and structure-selection lectures, criteria of quality).
 """
 
 from __future__ import annotations

@@ -15,5 +15,5 @@ def test_editors_see_the_options_that_there_are():
 
 def test_a_misspelt_option_is_named(small_space, small_data):
     model = Model(small_space, num_data=40)
-    with pytest.raises(ValueError, match="option: expected one of .* got 'epoch'. Did you mean 'epochs'"):
+    with pytest.raises(ValueError, match=r"option: expected one of .* got 'epoch'. Did you mean 'epochs'"):
         svi.fit(model, guides.MeanField(model), small_data, epoch=3)

@@ -12,7 +12,7 @@ from pyro_nas.evidence.effects import StructurePerExample
 from pyro_nas.graph.enumeration import all_structures, count_structures, key_of_structure
 from pyro_nas.graph.families import cell_spaces
 from pyro_nas.graph.primitives import dense
-from pyro_nas.inference import adam, bilevel, cosine, darts, evolution, random_search, reinforce, svi
+from pyro_nas.inference import adam, bilevel, cosine, darts, delayed, evolution, random_search, reinforce, svi
 from pyro_nas.models import Model, guides, structures
 
 # DARTS of second order
@@ -102,6 +102,7 @@ def test_a_fit_of_second_order_makes_those_steps(small_space, small_data):
     model, guide = build()
     sgd = lambda parameters: torch.optim.SGD(parameters, lr=lr)  # noqa: E731
     options = {"optimizer": sgd, "structure_optimizer": sgd, "epochs": 1, "batch_size": 20}
+    options["structure_scheduler"] = delayed(0.0)  # from the first step on
     darts.fit(model, guide, train, valid, rate=rate, **options)
     moved = (start - guide.structure["structure"].detach()) / lr
     assert torch.allclose(moved, expected, rtol=1e-4, atol=1e-7)

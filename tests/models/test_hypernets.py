@@ -206,6 +206,7 @@ def test_strata_leave_out_infinite_quantiles(end, monkeypatch):
 def network(structure=None, weights=None, complexity=None):
     edges = {(0, 1): {n: dense(6, 5, n) for n in ("tanh", "relu")}, (1, 2): {"readout": dense(5, 3)}}
     complexity = priors.log_uniform(LOW, HIGH) if complexity is None else complexity
+    weights = priors.normal(1.0) if weights is None else weights
     return Model(Space(edges), num_data=40, weights=weights, structure=structure, complexity=complexity)
 
 
