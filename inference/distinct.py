@@ -2,9 +2,9 @@
 
 The i-th fit ascends 𝔏 + Σ_{j<i} λ_struct · (share of edges on which Γ differs from Γ_j). That is the
 structure-selection lecture's enumeration of structures with the sign that repels: it adds λ_struct KL(q ‖ q_j) to what
-is maximised, or subtracts it from the loss; added to the loss, as printed there, it attracts. For a q_j that has Γ_j's choice on each edge but for
-equally probable errors, KL(q ‖ q_j) is, up to constants, that share minus the entropy of q. The entropy is left out: it
-would pay q for being certain, and without bound where q is relaxed.
+is maximised, or subtracts it from the loss; added to the loss, as printed there, it attracts. For a q_j that has Γ_j's
+choice on each edge but for equally probable errors, KL(q ‖ q_j) is, up to constants, that share minus the entropy of q.
+The entropy is left out: it would pay q for being certain, and without bound where q is relaxed.
 """
 
 from __future__ import annotations

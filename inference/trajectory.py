@@ -69,12 +69,7 @@ def fit(
     checks.one_of("keep", keep, KEPT)
     density = LogDensity(model, train, seed)
     descent = _Descent(density, learning_rate, log_determinant, probes)
-    batches = _endless(density.data, batch_size)
-    measured = {"": density.data}
-    if valid is not None:
-        measured["valid_"] = check_pair("valid", valid)
-        if hasattr(model, "check"):
-            model.check(*valid)
+    batches, measured = _endless(density.data, batch_size), _measured(density, valid)
     with density, torch.no_grad():
         vectors = torch.stack([density.draw() for _ in range(starts)])
         entropy = -torch.vmap(lambda w: density.terms(w, *density.data)[1])(vectors)  # (start,)
@@ -89,6 +84,15 @@ def fit(
                 vectors, change = descent.advance(vectors, next(batches), step)
                 entropy = entropy + change
         return Fit(model, Draws(density.unpack(kept_vectors)), records, records[kept]["evidence"])
+
+
+def _measured(density: LogDensity, valid: Pair | None) -> dict[str, Pair]:
+    """Return the data that records are of, by the prefix of their names."""
+    if valid is None:
+        return {"": density.data}
+    if hasattr(density.model, "check"):
+        density.model.check(*check_pair("valid", valid))
+    return {"": density.data, "valid_": check_pair("valid", valid)}
 
 
 def _endless(data: Pair, batch_size: int | None) -> Iterator[Pair]:

@@ -35,7 +35,7 @@ def over_complexity(frozen):
     torch.manual_seed(0)
     hypernet = hypernets.Spline(guides.MeanField(build(priors.log_interval(0.1, 100.0, ends=1.0))))
     if frozen:
-        at, hypernet.at = hypernet.at, lambda complexity: at(torch.full_like(complexity, 3.0))
+        at, hypernet.parameters_at = hypernet.parameters_at, lambda complexity: at(torch.full_like(complexity, 3.0))
     fit(
         hypernet, 0, particles=8, vectorize_particles=True, stratified=True,
         emphasis=lambda complexity: (1 + complexity / 3).rsqrt(),

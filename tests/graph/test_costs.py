@@ -312,7 +312,10 @@ def front(steps=400, frozen=False):
     pair = model(structures.categorical(), cost_factors.additive(TABLE, 0.8), priors.log_uniform(0.5, 20.0))
     hypernet = hypernets.Spline(guides.MeanField(pair), bases=6)
     if frozen:
-        shown, hypernet.at = hypernet.at, lambda complexity: shown(torch.full_like(complexity, 1.0))
+        shown, hypernet.parameters_at = (
+            hypernet.parameters_at,
+            lambda complexity: shown(torch.full_like(complexity, 1.0)),
+        )
     repeated = DataLoader(TensorDataset(x.repeat(steps, 1), y.repeat(steps, 1)), batch_size=N)
     svi.fit(
         pair, hypernet, repeated, epochs=1, optimizer=adam(0.1), scheduler=one_cycle(0.1), particles=128,

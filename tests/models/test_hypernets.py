@@ -71,7 +71,10 @@ def trained(make, seed, frozen=False):
     torch.manual_seed(seed)
     hypernet = make(guides.MeanField(linear_gaussian()))
     if frozen:
-        shown, hypernet.at = hypernet.at, lambda complexity: shown(torch.full_like(complexity, 3.0))
+        shown, hypernet.parameters_at = (
+            hypernet.parameters_at,
+            lambda complexity: shown(torch.full_like(complexity, 3.0)),
+        )
     svi.fit(
         hypernet.model, hypernet, (x, y), epochs=1500, batch_size=N, optimizer=adam(0.05, betas=(0.9, 0.99)),
         scheduler=one_cycle(0.05, pct_start=0.1), particles=8, vectorize_particles=True, stratified=True,
