@@ -32,7 +32,8 @@ def r_hat(draws: torch.Tensor) -> float:
 
     Vehtari et al. 2021.
     """
-    return float(arviz().rhat(draws.numpy()))
+    with np.errstate(divide="ignore", invalid="ignore"):  # chains that stand still: infinite, or NaN
+        return float(arviz().rhat(draws.numpy()))
 
 
 def mean_error(draws: torch.Tensor) -> float:

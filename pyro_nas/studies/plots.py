@@ -64,7 +64,7 @@ def plot_robustness(summary: Mapping[str, MethodSummary]) -> Figure:
             for method, use, curves in networks:
                 curve = curves[part]
                 levels = np.array([float(level) for level in curve])
-                mean, sd = 100 * np.array([(point["mean"], point["sd"]) for point in curve.values()]).T
+                mean, sd = (100 * np.array([point[name] for point in curve.values()]) for name in ("mean", "sd"))
                 axis.errorbar(
                     levels, mean, sd, marker="o", ms=3, capsize=2, color=colours[method],
                     ls="--" if use == "point" and "posterior" in summary[method]["test"] else "-",

@@ -40,6 +40,7 @@ def test_a_fit_that_loses_patience_has_the_evidence_of_its_best_epoch(small_spac
     assert result.evidence == best["evidence"]
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of the import of laplace-torch
 @pytest.mark.parametrize("procedure", ["laplace", "kronecker", "trajectory"])
 def test_other_fits_return_what_predict_takes(procedure):
     from pyro_nas import Space
