@@ -24,8 +24,8 @@ test-pythons: .venv/installed
 	$(BIN)/python tests/packaging/pythons.py $(if $(PYTHONS),--pythons $(PYTHONS)) $(if $(SUBSET),--tests $(SUBSET))
 
 bench: .venv/installed
-	$(BIN)/python benchmarks/steps.py
-	$(BIN)/python benchmarks/search.py
+	$(BIN)/python notebooks/benchmarks/steps.py
+	$(BIN)/python notebooks/benchmarks/search.py
 
 digits: .venv/installed
 	$(BIN)/python notebooks/digits.py

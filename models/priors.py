@@ -53,7 +53,7 @@ def scale_vector(scale: Scale, packing: Packing) -> torch.Tensor:
         return torch.full((), float(scale)).expand(packing.size)
     values = {name: scale(name, shape) for name, shape in packing.shapes.items()}
     checked = [checks.number(f"scale of {name!r}", value, low=0, open_low=True) for name, value in values.items()]
-    return torch.tensor(checked).repeat_interleave(torch.tensor(packing.sizes))
+    return torch.tensor(checked).repeat_interleave(torch.tensor(packing.sizes, dtype=torch.long))
 
 
 def checked_scale(scale: Scale) -> Scale:

@@ -20,18 +20,20 @@
 import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 from pyro import poutine
 
-from pyro_nas import Space, choice_probabilities, edge_entropies, predict
+from pyro_nas import Space, accuracy, choice_probabilities, edge_entropies, evaluate
 from pyro_nas.data import load
-from pyro_nas.evidence import evaluate
+from pyro_nas.graph.enumeration import all_structures
 from pyro_nas.graph.primitives import dense, flatten
 from pyro_nas.inference import adam, one_cycle, svi
 from pyro_nas.models import Model, guides, hypernets, priors, structures
 from pyro_nas.reading.posterior import mean_draw
 from pyro_nas.reading.pruning import moments, pruning_curve, relative_density
-from pyro_nas.studies.plots import plot_complexity, plot_pruning
+from pyro_nas.studies.complexity import report
+from pyro_nas.studies.plots import plot_pruning
 
 # %% [markdown]
 # ## A model in which λ has a prior
@@ -41,11 +43,11 @@ from pyro_nas.studies.plots import plot_complexity, plot_pruning
 data = load("digits")
 first, second = ({name: dense(size, 32, name) for name in ("tanh", "relu", "identity")} for size in (64, 32))
 space = Space({(0, 1): {"flatten": flatten()}, (1, 2): first, (2, 3): second, (3, 4): {"readout": dense(32, 10)}})
+PRIOR = [0.4, 0.3, 0.3]
 
 
 def build(complexity):
-    structure = structures.gumbel_softmax(0.5, [0.4, 0.3, 0.3])
-    weights = priors.normal(priors.fan_in(0.7))
+    structure, weights = structures.gumbel_softmax(0.5, PRIOR), priors.normal(priors.fan_in(0.7))
     return Model(space, num_data=len(data.known[1]), weights=weights, structure=structure, complexity=complexity)
 
 
@@ -60,7 +62,7 @@ options["local_reparameterization"] = True
 several = {"particles": 8, "vectorize_particles": True, "stratified": True}
 torch.manual_seed(0)
 hypernet = hypernets.Spline(guides.MeanField(build(priors.log_interval(0.1, 100.0, ends=1.0))))
-history = svi.fit(
+svi.fit(
     hypernet.model, hypernet, data.known, **options, **several, emphasis=lambda complexity: (1 + complexity / 3).rsqrt()
 )
 
@@ -71,42 +73,99 @@ history = svi.fit(
 # direct training ends in the prior, a poor optimum that the hypernetwork avoids.
 
 # %%
-terms = ["evidence", "log_likelihood", "kl_weights", "kl_structure", "accuracy"]
+UNITS = {"evidence": "nats", "log_likelihood": "nats", "kl_weights": "nats", "kl_structure": "nats", "accuracy": "%"}
+
+
+def plot_over_complexity(panels):
+    """Draw {(title, unit): (lines, dots)} over λ, both {label: {λ: value}}, in one colour a label."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.2), squeeze=False, layout="constrained")
+    for axis, ((title, unit), (lines, dots)) in zip(axes[0], panels.items(), strict=True):
+        colours = {label: f"C{index}" for index, label in enumerate({**lines, **dots})}
+        for marks, style in ((lines, "-"), (dots, "o")):
+            for label, values in marks.items():
+                repeated = style == "o" and label in lines
+                axis.plot(*zip(*values.items(), strict=True), style, color=colours[label],
+                          label=None if repeated else label)  # fmt: skip
+        axis.set(xscale="log", xlabel="complexity λ", title=title, ylabel=unit)
+        axis.legend(frameon=False, fontsize=8)
+    return figure
 
 
 def read(model, guide):
-    correct = predict(model, mean_draw(guide), data.test[0]).argmax(-1) == data.test[1]
-    return {**evaluate(model, guide, data.known, draws=16), "accuracy": float(correct.float().mean())}
+    terms = evaluate(model, guide, data.known, draws=16)
+    return {**terms, "accuracy": 100 * accuracy(model, mean_draw(guide), *data.test)}
 
 
 grid = [float(f"{10 ** (k / 4 - 1):.3g}") for k in range(13)]
-models = {complexity: build(complexity) for complexity in grid}
-found = {complexity: read(model, hypernet.fixed(complexity, model)) for complexity, model in models.items()}
+pairs = {complexity: hypernet.at(complexity) for complexity in grid}
+results = {complexity: read(*pair) for complexity, pair in pairs.items()}
 direct = {}
 for complexity in (0.1, 1.0, 100.0):
-    guide = guides.MeanField(models[complexity])
-    svi.fit(guide.model, guide, data.known, **options)
-    direct[complexity] = read(guide.model, guide)
-lines = {"hypernetwork": found, "direct": direct}
-figure = plot_complexity({t: {n: {c: e[t] for c, e in line.items()} for n, line in lines.items()} for t in terms})
+    fit = svi.fit(model := build(complexity), guides.MeanField(model), data.known, **options)
+    direct[complexity] = read(model, fit.posterior)
+figure = plot_over_complexity(
+    {
+        (term.replace("_", " "), unit): (
+            {"hypernetwork": {complexity: values[term] for complexity, values in results.items()}},
+            {"direct": {complexity: values[term] for complexity, values in direct.items()}},
+        )
+        for term, unit in UNITS.items()
+    }
+)
 
 # %% [markdown]
 # ## How q(Γ | λ) moves
-# At small λ the data choose; at large λ the structure is the prior's, and so is its entropy per edge (in nats).
+# At small λ the data choose: identity on both edges. Once the weights have returned to the prior, the entropy is near
+# its largest, log 3 = 1.10 nats. That is not yet the structure's prior, 0.4, 0.3, 0.3: also networks with weights of
+# the prior predict some digits worse than others. For those the optimum is q(Γ) ∝ p(Γ) exp(E log p(y | x, w, Γ) / λ),
+# the dots, with the expectation over p(w): identity, which lets outputs grow, is paid for in nats, and has its
+# prior's share only where λ is much larger than the differences.
 
 # %%
-tables = {c: choice_probabilities(hypernet.fixed(c, model)) for c, model in models.items()}
+edges = ("1→2", "2→3")
+
+
+def expected_log_likelihood(structure, draws=200):
+    """Return E log p(y | x, w, Γ) over the prior of w, in nats, all data."""
+    x, y = data.known
+    network = poutine.condition(build(1.0), data=structure)
+    with torch.no_grad():
+        values = [-torch.nn.functional.cross_entropy(network(x), y, reduction="sum") for _ in range(draws)]
+    return torch.stack(values).mean()
+
+
+torch.manual_seed(0)
+every = list(all_structures(space))
+chosen = torch.stack([structure["structure"] for structure in every])  # (structure, edge, choice)
+expected = torch.stack([expected_log_likelihood(structure) for structure in every])
+log_prior = (chosen @ torch.tensor(PRIOR)).log().sum(-1)
+tables = {complexity: choice_probabilities(guide)["structure"] for complexity, (_, guide) in pairs.items()}
+optima = {
+    complexity: torch.einsum("s,sek->ek", (log_prior + expected / complexity).softmax(0), chosen)
+    for complexity in grid
+    if complexity >= 10
+}
 panels = {
-    f"P(choice) on edge {edge}": {
-        name: {c: float(table["structure"][row, k]) for c, table in tables.items()} for k, name in enumerate(first)
+    (f"P(choice) on edge {edge}", "probability"): tuple(
+        {name: {c: float(table[row, k]) for c, table in part.items()} for k, name in enumerate(first)}
+        for part in (tables, optima)
+    )
+    for row, edge in enumerate(edges)
+}
+panels["structural entropy", "nats"] = tuple(
+    {
+        edge: {c: float(edge_entropies(space, {"structure": table})["structure"][row]) for c, table in part.items()}
+        for row, edge in enumerate(edges)
     }
-    for row, edge in enumerate(("1→2", "2→3"))
-}
-panels["structural entropy, nats"] = {
-    edge: {c: float(edge_entropies(space, table)["structure"][row]) for c, table in tables.items()}
-    for row, edge in enumerate(("1→2", "2→3"))
-}
-figure = plot_complexity(panels)
+    for part in (tables, optima)
+)
+figure = plot_over_complexity(panels)
+print(f"E log p(y | x, w, Γ) over the prior of w: {expected.max() - expected.min():.0f} nats between best and worst Γ")
+for complexity in (17.8, 100.0):
+    identity = [[round(float(p), 2) for p in part[complexity][:, 2]] for part in (tables, optima)]
+    largest = (tables[complexity] - optima[complexity]).abs().max()
+    print(f"λ = {complexity:<5g} P(identity) on both edges: {identity[0]}, optimum {identity[1]}, prior 0.3; "
+          f"largest difference of a probability from its optimum {largest:.2f}")  # fmt: skip
 
 # %% [markdown]
 # ## Networks at any λ from one guide, pruned
@@ -115,27 +174,25 @@ figure = plot_complexity(panels)
 
 # %%
 def curve(complexity):
-    model = models[complexity]
-    guide = hypernet.fixed(complexity, model)
+    model, guide = hypernet.at(complexity)
     levels = pruning_curve(model, mean_draw(guide), relative_density(*moments(guide, model.packing)), *data.test)
-    return [{"mean": accuracy, "sd": 0.0} for accuracy in levels]
+    return [{"mean": level, "sd": 0.0} for level in levels]
 
 
 figure = plot_pruning({"digits": {complexity: curve(complexity) for complexity in (0.1, 0.316, 1.0, 1.78)}})
 
 # %% [markdown]
-# The hypernetwork is a Pyro guide like any other: condition it on λ. `fixed` makes a plain guide of it, here trained
-# on for 20 epochs at λ = 0.5. Both evidences, in nats, are of the same noise.
+# The hypernetwork is a Pyro guide like any other: condition it on λ. `at` makes a plain model and guide of it, here
+# trained on for 20 epochs at λ = 0.5. Both evidences, in nats, are of the same noise.
 
 # %%
-at_half = poutine.block(poutine.condition(hypernet, data={"complexity": torch.tensor(0.5)}), hide=["complexity"])
-model = build(0.5)
-guide = hypernet.fixed(0.5, model)
+model, guide = hypernet.at(0.5)
+conditioned = poutine.block(poutine.condition(hypernet, data={"complexity": torch.tensor(0.5)}), hide=["complexity"])
 more = {**options, "epochs": 20, "optimizer": adam(3e-3), "scheduler": one_cycle(3e-3)}
 svi.fit(model, guide, data.known, **more)
-for name, at in {"conditioned": at_half, "tuned": guide}.items():
+for name, posterior in {"conditioned": conditioned, "tuned": guide}.items():
     torch.manual_seed(0)
-    print(f"{name:12}", round(evaluate(model, at, data.known, draws=64)["evidence"], 1))
+    print(f"{name:12}", round(evaluate(model, posterior, data.known, draws=64)["evidence"], 1))
 
 # %% [markdown]
 # ## On MNIST
@@ -144,7 +201,9 @@ for name, at in {"conditioned": at_half, "tuned": guide}.items():
 
 
 # %%
-paper, best = (json.loads(Path(f"complexity_{name}.json").read_text()) for name in ("paper", "best"))
+paper, best, published = (
+    json.loads(Path(f"complexity_{name}.json").read_text())["rows"] for name in ("paper", "best", "published")
+)
 
 
 def pruning(rows):
@@ -153,7 +212,7 @@ def pruning(rows):
     )
 
 
-figure = pruning(paper["rows"])
+figure = pruning(paper)
 
 # %% [markdown]
 # And its tables, published numbers in brackets. Gaps above a tenth: *direct, 1 epoch*, 𝔏 at λ = 1 and 100. After one
@@ -162,14 +221,14 @@ figure = pruning(paper["rows"])
 # input's range, where single runs differ by 0.04 (sd). *direct* at λ = 1, stability: single runs differ by 0.14 there.
 
 # %%
-print(report.tables(paper["rows"], published=True))
+print(report.tables(paper, published=published))
 
 # %% [markdown]
 # And the spline hypernetwork beside the best direct training we have, eight runs:
 
 # %%
-figure = pruning(best["rows"])
-for name, row in best["rows"].items():
+figure = pruning(best)
+for name, row in best.items():
     for complexity in ("0.1", "1.0", "10.0", "100.0"):
         entry = row[complexity]
         text = "  ".join(f"{metric} {entry[metric]['mean']:.4g}" for metric in ("evidence", "accuracy", "stability"))

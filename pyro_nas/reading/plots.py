@@ -16,6 +16,8 @@ from matplotlib.patches import FancyArrowPatch
 
 from pyro_nas.graph.space import Choices, Edge, Space
 
+__all__ = ["COLOURS", "colours_of", "grid", "plot_architecture", "plot_history", "plot_structure", "save"]
+
 Colour: TypeAlias = tuple[float, float, float, float]
 EpochRecord: TypeAlias = Mapping[str, Any]  # one of ``fit.records``
 
@@ -89,7 +91,7 @@ def _panels(space: Space, title: str = "network") -> dict[str, Space]:
 
 def _step(space: Space) -> float:
     """Return the distance of neighbouring vertices in inches: as wide as the longest label of an edge."""
-    return 0.5 + 0.075 * max(
+    return 0.42 + 0.068 * max(
         len(name) + 5 * (len(primitives) > 1) for primitives in space.edges.values() for name in primitives
     )
 

@@ -18,6 +18,8 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from pyro_nas import checks
 from pyro_nas.reading.plots import COLOURS, grid
 
+__all__ = ["CORNERS", "plot_cube", "plot_simplex"]
+
 CHOICES = 3
 LABELS = ("$\\gamma_1$", "$\\gamma_2$", "$\\gamma_3$")
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 0.75**0.5]])  # of the triangle, one a choice

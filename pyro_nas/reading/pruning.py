@@ -49,7 +49,7 @@ def relative_density(mean: Tensors, sd: Tensors) -> dict[str, torch.Tensor]:
     return {name: -0.5 * (mean[name] / sd[name]).square() for name in mean}
 
 
-def masks(scores: Tensors, fraction: float, *, scope: str = "layer", biases: bool = False) -> dict[str, torch.Tensor]:
+def masks(scores: Tensors, fraction: float, scope: str = "layer", *, biases: bool = False) -> dict[str, torch.Tensor]:
     """Return which weights to keep when the ``fraction`` with the highest scores goes, {name: booleans}.
 
     ``scope``: the fraction is taken within each "layer" (tensor), or over all, "global". Biases (tensors of less than

@@ -15,6 +15,8 @@ from pyro_nas.studies.compare.report import row_name
 from pyro_nas.studies.evidence.methods import BOUNDS
 from pyro_nas.studies.evidence.report import Row
 
+__all__ = ["plot_evidence", "plot_pruning", "plot_ranks", "plot_robustness"]
+
 DOUBTFUL = 0.7  # Pareto's k̂ above which an estimate by importance weights is not to be trusted
 
 

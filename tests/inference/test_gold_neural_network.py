@@ -1,6 +1,6 @@
 """A tiny Bayesian neural network, 1-10-1 tanh, against its stored gold standard: mean and sd of f on a grid.
 
-``python tests/inference/test_gold_neural_network.py`` writes gold_neural_network.json (minutes): long chains of NUTS on a
+``python tests/inference/test_gold_neural_network.py`` writes its JSON file (minutes): long chains of NUTS on a
 potential written by hand, with the readout integrated out: chains in all 31 weights mix too slowly for short runs.
 """
 

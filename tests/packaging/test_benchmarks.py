@@ -21,12 +21,16 @@ RATIOS = {
 
 def run(program):
     return subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT / "benchmarks", capture_output=True, text=True, check=True
+        [sys.executable, "-c", program],
+        cwd=ROOT / "notebooks" / "benchmarks",
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
 
 
 def test_a_line_is_appended_and_says_on_what(tmp_path):
-    append = runpy.run_path(str(ROOT / "benchmarks" / "record.py"))["append"]
+    append = runpy.run_path(str(ROOT / "notebooks" / "benchmarks" / "record.py"))["append"]
     for ratio in (0.5, 0.6):
         append("it", {"ratio": ratio}, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "it.jsonl").read_text().splitlines()]

@@ -49,7 +49,7 @@ def test_masks_take_the_share_with_the_highest_density(pair, scope, biases):
     model, guide = pair
     scores = relative_density(*moments(guide, model.packing))
     for fraction in (0.0, 0.1, 0.3, 0.9, 1.0):
-        keep = masks(scores, fraction, scope, biases)
+        keep = masks(scores, fraction, scope, biases=biases)
         chosen = [name for name in scores if biases or scores[name].dim() > 1]
         for name in scores.keys() - set(chosen):
             assert keep[name].all()

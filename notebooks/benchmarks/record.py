@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def append(name: str, measured: dict[str, Any], folder: Path = ROOT / "notebooks") -> None:
