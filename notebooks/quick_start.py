@@ -23,7 +23,7 @@ import torch
 from pyro_nas import Space, accuracy, choice_probabilities, derive, draw, edge_entropies, to_arviz
 from pyro_nas.data import load
 from pyro_nas.graph.primitives import dense, flatten
-from pyro_nas.inference import adam, bilevel, svi
+from pyro_nas.inference import adam, bilevel, one_cycle, svi
 from pyro_nas.models import Model, guides, priors, structures
 from pyro_nas.reading.plots import plot_architecture, plot_history, plot_structure
 
@@ -109,5 +109,5 @@ for epochs in (40, 120):
 # %%
 average = torch.stack([choice_probabilities(restart.posterior)["structure"] for restart in restarts]).mean(0)
 final = Model(derive(space, {"structure": average}), num_data=len(data.known[1]), complexity=0.01)
-fit = svi.fit(final, guides.MeanField(final), data.known, epochs=60, batch_size=64, local_reparameterization=True)
+fit = svi.fit(final, guides.MeanField(final), data.known, epochs=60, batch_size=64, scheduler=one_cycle(0.01))
 print(f"test accuracy {accuracy(final, fit.posterior, *data.test):.3f}")

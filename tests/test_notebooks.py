@@ -19,7 +19,7 @@ NOTEBOOKS = {
     "quick_start": ({"epochs=40": "epochs=2", "(40, 120)": "(1, 2)", "epochs=60": "epochs=2",
                      "num_samples=200": "num_samples=20"},
                     ["test accuracy", "r_hat"]),
-    "every_complexity": ({'"epochs": 120': '"epochs": 1', "draws=16": "draws=2", "draws=200": "draws=2"},
+    "every_complexity": ({'"epochs": 120': '"epochs": 1', "draws=16": "draws=2", '"particles", 250': '"particles", 2'},
                          ["conditioned", "tuned", "optimum"]),
     "architecture_search": ({'"epochs": 40': '"epochs": 1', '"epochs": 100': '"epochs": 1',
                              '"epochs": 30': '"epochs": 1',
