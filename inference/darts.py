@@ -24,14 +24,14 @@ from pyro_nas.inference.result import Fit, G
 from pyro_nas.inference.state import kept_buffers
 from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, Stepper
 
-__all__ = ["Tensors", "fit", "unrolled_gradient"]
+__all__ = ["Leaves", "fit", "unrolled_gradient"]
 
 Loss = Callable[[], torch.Tensor]
-Tensors = Sequence[torch.Tensor]
+Leaves = Sequence[torch.Tensor]
 
 
 def unrolled_gradient(
-    lower: Loss, upper: Loss, weights: Tensors, structure: Tensors, rate: float
+    lower: Loss, upper: Loss, weights: Leaves, structure: Leaves, rate: float
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Return Q and d/dΓ Q(w − ξ ∇_w L(w, Γ), Γ) = ∂_Γ Q − ξ ∇²_{Γw} L ∇_w Q, the derivatives of Q at the moved w.
 
@@ -63,7 +63,7 @@ def unrolled_gradient(
     return loss.detach(), [d - rate * m for d, m in zip(direct, mixed, strict=True)]
 
 
-def _gradients(loss: torch.Tensor, inputs: Tensors) -> list[torch.Tensor]:
+def _gradients(loss: torch.Tensor, inputs: Leaves) -> list[torch.Tensor]:
     found = torch.autograd.grad(loss, list(inputs), allow_unused=True)
     return [torch.zeros_like(i) if g is None else g for g, i in zip(found, inputs, strict=True)]
 
