@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
+from weakref import WeakSet
 
 import pyro
 import torch
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 D = TypeVar("D", bound=Distribution)
+_SEEN: WeakSet[nn.Module] = WeakSet()  # modules whose parts have been prepared: to walk them at each run is slow
 COMPLEXITY = "complexity"  # the site of λ
 TARGET = "y"  # the site that a model draws where no target is given
 Total = Callable[[torch.Tensor], torch.Tensor]  # a sum over all but the particles, () or (L,)
@@ -91,9 +93,9 @@ def _pyro_modules(function: object) -> Iterator[PyroModule]:
     elif isinstance(function, partial):
         for part in (function.func, *function.args):
             yield from _pyro_modules(part)
-    elif isinstance(function, nn.Module):
-        for child in function.children():
-            yield from _pyro_modules(child)
+    elif isinstance(function, nn.Module) and function not in _SEEN:
+        _SEEN.add(function)
+        yield from (module for module in function.modules() if isinstance(module, PyroModule))
 
 
 class Run(NamedTuple):
