@@ -60,6 +60,8 @@ def alternate(
 
     ``structure_step(number, lower, upper, batch, held_out)`` makes the latter, given the steppers of weights and of
     structure, the training batch and a validation batch.
+
+    Raises ValueError for a session without validation data, and as ``state.split_parameters``.
     """
     valid = session.valid
     if valid is None:

@@ -40,7 +40,7 @@ class Checkpoint:
         return (self.folder / POSITION).exists()
 
     def save(self, tensors: Mapping[str, torch.Tensor], position: Mapping[str, Any]) -> None:
-        """Write a checkpoint in place of the last one."""
+        """Write a checkpoint, {name: tensor} of any shapes and JSON values, in place of the last one."""
         content = tensor_bytes(tensors)
         digest = digest_of(content)
         name = f"checkpoint-{digest[:16]}.safetensors"
@@ -53,7 +53,10 @@ class Checkpoint:
                 old.unlink()
 
     def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Return tensors and position; raise CorruptCheckpoint, which names the file and the reason."""
+        """Return the tensors, {name: tensor} of the shapes that were saved, and the position.
+
+        Raises CorruptCheckpoint, which names the file and the reason, where a file is missing or was changed.
+        """
         path = self.folder / POSITION
         try:
             body = json.loads(path.read_bytes())

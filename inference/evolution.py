@@ -29,6 +29,9 @@ def search(
     The first are drawn uniformly. Later ones are children of the best ``parents`` so far: half crossed from two of
     them, each edge from either, half one of them with each edge drawn anew with probability ``mutation``. No structure
     is scored twice; a space of no more structures than that is searched exhaustively.
+
+    Raises ValueError for a space without open choices, numbers out of range, and a score that is NaN or +∞; TypeError
+    for a score that cannot be called.
     """
     checks.is_callable("score", score, "a function of a structure")
     for name, value in {"population": population, "generations": generations, "parents": parents}.items():

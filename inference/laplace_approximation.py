@@ -73,7 +73,7 @@ class LogDensity(AbstractContextManager["LogDensity"]):
         self._stack.close()
 
     def terms(self, vector: torch.Tensor, x: Inputs, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return log p(y | x, w) and, without λ, log p(w), scalars, at a vector of shape (size,)."""
+        """Return log p(y | x, w) and, without λ, log p(w), scalars in nats, at a vector of shape (size,)."""
         unconstrained = self.packing.unpack(vector)
         values = {name: self.transforms[name](part) for name, part in unconstrained.items()}
         with Substitute(values):
@@ -84,7 +84,7 @@ class LogDensity(AbstractContextManager["LogDensity"]):
         return torch.stack(likelihood).sum(), torch.stack(prior).sum()
 
     def joint(self, vector: torch.Tensor) -> torch.Tensor:
-        """Return log p(y | x, w) + λ log p(w) of all data, a scalar."""
+        """Return log p(y | x, w) + λ log p(w) of all data, a scalar in nats."""
         likelihood, prior = self.terms(vector, *self.data)
         return likelihood + self.complexity * prior
 
@@ -176,7 +176,10 @@ def _checked_start(density: LogDensity, start: Mapping[str, torch.Tensor]) -> to
 
 
 def find_mode(density: LogDensity, start: Mapping[str, torch.Tensor] | None, steps: int) -> torch.Tensor:
-    """Return where at most ``steps`` of L-BFGS lead from a start, or from a draw of the prior, (size,)."""
+    """Return where at most ``steps`` of L-BFGS lead from a start, {site: (1, …)}, or from a draw of the prior, (size,).
+
+    Raises ValueError for another start, steps below 1, and where the density there is not finite.
+    """
     checks.integer("steps", steps, low=1)
     vector = density.draw() if start is None else _checked_start(density, start)
     vector = vector.clone().requires_grad_()
@@ -226,7 +229,7 @@ def _log_determinant(hessian: torch.Tensor, slope: torch.Tensor) -> float:
 
 
 def check_mode(rise: float) -> None:
-    """Raise where a point lies that many nats below the top of its quadratic."""
+    """Raise ValueError where a point lies that many nats, 0.01 or more, below the top of its quadratic."""
     if not rise < MAX_RISE:
         raise ValueError(
             f"steps: expected a mode after them, got a point {rise:.3g} nats below the top of its quadratic. "

@@ -37,6 +37,10 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
     """A fit in progress: its data, parameters, random state and modes, checked before the first step.
 
     Within the context the random state is the fit's own, started at its seed, and Pyro validates only the first pass.
+
+    Raises TypeError for a model or a guide that cannot be called, and for data that are no tensors; ValueError for
+    other bad data and for options that the pair cannot have, such as a schedule of what the model lacks; and, on
+    entering, ValueError where the sites of the guide are not the model's, or it has no parameters.
     """
 
     def __init__(self, model: PyroCallable, guide: G, train: Source, valid: Source | None, options: Options):
@@ -98,7 +102,11 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
         return Stepper(evidence, parameters, self.train.size, self.steps, optimizer, scheduler, self.options)
 
     def run(self, steppers: dict[str, Stepper], step: Callable[[int, Pair], Terms]) -> Fit[G]:
-        """Run all epochs, and return to the best where patience was lost or to be lost."""
+        """Run all epochs, and return to the best where patience was lost or to be lost.
+
+        Raises CorruptCheckpoint or ValueError for a checkpoint that is broken, of another pair, or of another number of
+        scheduled steps, and what a step raises; NonFiniteLoss leaves the pair as after the last whole epoch.
+        """
         options = self.options
         sources = {"train": self.train, "valid": self.valid}
         generators = {name: b.generator for name, b in sources.items() if b is not None and b.generator is not None}

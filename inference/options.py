@@ -64,6 +64,9 @@ class Options:
     batched computation; ``dealt``: each on its own share of the batch, n/L of its n data: the network then runs as
     many data as with one particle; ``stratified``: their λ from as many equally probable strata of its prior;
     ``emphasis``: a function of λ, the weight of 𝔏(λ) in what is ascended.
+
+    Raises TypeError for what should be a function and is none, ValueError for numbers out of range and options that do
+    not go together, FileExistsError for a folder that has a checkpoint where ``resume`` is off.
     """
 
     epochs: int = 10
@@ -139,7 +142,7 @@ class Options:
 
     @classmethod
     def of(cls, options: FitOptions) -> Options:
-        """Return checked options; name the nearest match of an unknown one."""
+        """Return checked options; raise ValueError, which names the nearest match, for an unknown one."""
         for name in options:
             checks.one_of("option", name, [field.name for field in fields(cls)])
         return cls(**options)

@@ -39,7 +39,7 @@ class Scored:
 def search(space: Space, score: Score, count: int, seed: int = 0) -> list[Scored]:
     """Score ``count`` distinct structures, drawn uniformly without replacement, and return them, best first.
 
-    Raises ValueError where the space has no open choices. Li and Talwalkar 2019.
+    Raises ValueError where the space has no open choices, and for a score that is NaN or +∞. Li and Talwalkar 2019.
     """
     checks.is_callable("score", score, "a function of a structure")
     checks.integer("count", count, low=1)
@@ -48,7 +48,7 @@ def search(space: Space, score: Score, count: int, seed: int = 0) -> list[Scored
 
 
 def distinct(space: Space, count: int, generator: torch.Generator) -> list[Vertex]:
-    """Draw that many distinct structures uniformly, or all where there are no more."""
+    """Draw that many distinct structures uniformly, or all where there are no more; raise ValueError for no choices."""
     if not space.choices():
         raise ValueError("space: expected one with open choices to search, got one without.")
     if count >= count_structures(space):
@@ -61,12 +61,12 @@ def distinct(space: Space, count: int, generator: torch.Generator) -> list[Verte
 
 
 def rank(score: Score, structures: list[Vertex]) -> list[Scored]:
-    """Score structures and return them, best first."""
+    """Score structures and return them, best first; raise ValueError for a score that is NaN or +∞."""
     return sorted((evaluated(score, structure) for structure in structures), key=lambda entry: -entry.score)
 
 
 def evaluated(score: Score, structure: Vertex) -> Scored:
-    """Return a structure with its score; raise ValueError for one that is no number or +∞."""
+    """Return a structure with its score; raise ValueError for one that is NaN or +∞."""
     value = float(score(structure))
     if math.isnan(value) or value == math.inf:
         raise ValueError(

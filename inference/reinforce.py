@@ -52,7 +52,7 @@ class Policy:
         return drawn
 
     def log_probability(self, structure: Vertex) -> torch.Tensor:
-        """Return log π(Γ)."""
+        """Return log π(Γ) in nats, ()."""
         terms = []
         for site, x in self.logits.items():
             on = log_softmax(x, -1) if self._simplex(site) else logsigmoid(x)
@@ -67,7 +67,8 @@ class Policy:
 class MovingBaseline:
     """b: the mean of past rewards, each weighing ``decay`` times the next, debiased; 0 before the first.
 
-    It does not depend on the present draw, so that E (R − b) ∇ log π = ∇ E R.
+    It does not depend on the present draw, so that E (R − b) ∇ log π = ∇ E R. Raises ValueError for a decay outside
+    [0, 0.9999].
     """
 
     def __init__(self, decay: float = 0.9):
@@ -106,6 +107,9 @@ def search(
 
     ``callback`` is called after each step with its number, the policy and the reward. A structure that is drawn again
     is not scored again. One whose score is −∞ counts as the worst of the others so far, and before any other as none.
+
+    Raises ValueError for a space without open choices, numbers out of range, and a score that is NaN or +∞; TypeError
+    for a score that cannot be called.
     """
     checks.is_callable("score", score, "a function of a structure")
     checks.integer("steps", steps, low=1)

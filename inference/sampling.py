@@ -32,7 +32,7 @@ __all__ = ["Chains", "Target", "nuts", "run_chain", "sampling_of"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Chains(Printed):
-    """dict[str, torch.Tensor] of the posterior, {site: (draw, …)} a chain: a list that ``to_arviz`` takes.
+    """Draws of the posterior, {site: (draw, …)} a chain: a list that ``to_arviz`` takes.
 
     ``divergences`` counts each chain's divergent transitions after the warm-up. ``values`` are those of the discrete
     sites together, and ``probabilities`` p(value | w, D) at each draw, (chain, draw, value).
@@ -94,7 +94,11 @@ def nuts(
 
 
 class Target:
-    """log p(D, w) of a model at unconstrained w, discrete sites summed out, the likelihood to a power."""
+    """log p(D, w) of a model at unconstrained w, in nats, discrete sites summed out, the likelihood to a power.
+
+    Raises ValueError where a site has a scale (λ is not 1, or num_data not the number of data), no site is continuous,
+    or discrete ones have no finite support or too many values together.
+    """
 
     def __init__(self, model: PyroCallable, data: Pair):
         self.model, self.data = model, data
@@ -127,7 +131,8 @@ class Target:
     def prior_draws(self, count: int, *, everywhere: bool = False) -> dict[str, torch.Tensor]:
         """Return unconstrained draws of the prior where the log-density is finite, {site: (draw, …)}.
 
-        With ``everywhere`` a draw where it is not raises: without those, draws are of another prior.
+        With ``everywhere`` a draw where it is not raises: without those, draws are of another prior. Raises ValueError,
+        too, where 100 ``count`` draws give too few.
         """
         found: list[dict[str, torch.Tensor]] = []
         for _ in range(100 * count):
@@ -177,7 +182,11 @@ class Target:
 
 @contextmanager
 def sampling_of(model: PyroCallable, data: Pair, draws: int, warmup: int, chains: int, seed: int) -> Iterator[Target]:
-    """Check arguments; within the context the model is in evaluation mode, and the random state starts at the seed."""
+    """Check arguments; within the context the model is in evaluation mode, and the random state starts at the seed.
+
+    Raises TypeError for a model that cannot be called, ValueError for numbers out of range, and what ``check_pair`` and
+    ``Target`` raise.
+    """
     checks.is_callable("model", model, "a Pyro model")
     checks.integer("draws", draws, low=4, remedy="r-hat and standard errors need as many.")
     checks.integer("warmup", warmup, low=1)

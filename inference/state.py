@@ -19,7 +19,10 @@ __all__ = ["FitState", "kept_buffers", "named_parameters", "split_parameters"]
 
 
 def named_parameters(model: PyroCallable, guide: PyroCallable, args: tuple[object, ...]) -> dict[str, torch.Tensor]:
-    """Return all parameters to optimise: those of modules, and what plain callables declare by ``pyro.param``."""
+    """Return all parameters to optimise: those of modules, and what plain callables declare by ``pyro.param``.
+
+    {"model.NAME" or "guide.NAME": tensor}, each a leaf of its own shape.
+    """
     named: dict[str, torch.Tensor] = {}
     for prefix, part in (("model", model), ("guide", guide)):
         with torch.no_grad(), local_parameters(part):
@@ -112,7 +115,7 @@ class FitState:
             )
 
     def snapshot(self) -> dict[str, torch.Tensor]:
-        """Return a copy of parameters and buffers."""
+        """Return a copy of parameters and buffers, {name: tensor}, each of its shape."""
         return {name: value.clone() for name, value in self.live.items()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -129,7 +132,7 @@ class FitState:
             value.copy_(tensors[name])
 
     def dump(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Return everything as tensors and JSON values."""
+        """Return everything as tensors, {name: tensor}, each of its shape and not copied, and JSON values."""
         tensors = {f"state.{name}": value for name, value in self.live.items()}
         tensors["random.cpu"] = torch.get_rng_state()
         tensors.update({f"random.loader.{name}": g.get_state() for name, g in self.generators.items()})
@@ -150,7 +153,7 @@ class FitState:
         return tensors, position
 
     def load(self, tensors: Mapping[str, torch.Tensor], position: Mapping[str, Any]) -> None:
-        """Set everything from what ``dump`` returned."""
+        """Set everything from what ``dump`` returned, {name: tensor} and JSON values; errors as ``restore``."""
         self.restore(_under("state.", tensors))
         for name, stepper in self.steppers.items():
             saved = position[name]
@@ -183,7 +186,7 @@ def _mapping(value: Any) -> Any:
 
 
 def kept_buffers(module: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
-    """Yield the buffers of a module's state, without those that its arguments determine."""
+    """Yield (name, buffer), each of its shape, of a module's state, without those that its arguments determine."""
     names = set(module.state_dict(keep_vars=True))
     return ((name, buffer) for name, buffer in module.named_buffers() if name in names)
 

@@ -42,13 +42,16 @@ class NonFiniteLoss(FloatingPointError):
 
 
 def adam(lr: float = 0.01, **options: Any) -> OptimizerFactory:
-    """Return a factory of torch's fused Adam."""
+    """Return a factory of torch's fused Adam; raise ValueError for a learning rate not above 0."""
     checks.number("lr", lr, low=0, open_low=True)
     return partial(torch.optim.Adam, lr=lr, fused=True, **options)
 
 
 def clipped(optimizer: OptimizerFactory, value: float) -> OptimizerFactory:
-    """Return a factory of that optimizer, each element of the gradient clipped to [−value, value] before a step."""
+    """Return a factory of that optimizer, each element of the gradient clipped to [−value, value] before a step.
+
+    Raises TypeError for an optimizer that is no factory, ValueError for a value not above 0.
+    """
     checks.is_callable("optimizer", optimizer, "a function of a list of parameters")
     checks.number("value", value, low=0, open_low=True)
 
@@ -61,7 +64,7 @@ def clipped(optimizer: OptimizerFactory, value: float) -> OptimizerFactory:
 
 
 def one_cycle(max_lr: float, **options: Any) -> SchedulerFactory:
-    """Return a factory of torch's one-cycle schedule over all steps of a fit."""
+    """Return a factory of torch's one-cycle schedule over all steps; raise ValueError for a rate not above 0."""
     checks.number("max_lr", max_lr, low=0, open_low=True)
     return lambda optimizer, steps: torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=max_lr, total_steps=steps + 1, **options
@@ -69,7 +72,10 @@ def one_cycle(max_lr: float, **options: Any) -> SchedulerFactory:
 
 
 def cosine(last: float = 0.0) -> SchedulerFactory:
-    """Return a factory of torch's cosine schedule, from the optimizer's learning rate to ``last``, over all steps."""
+    """Return a factory of torch's cosine schedule, from the optimizer's learning rate to ``last``, over all steps.
+
+    Raises ValueError for a ``last`` below 0.
+    """
     checks.number("last", last, low=0)
     return lambda optimizer, steps: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps), eta_min=last)
 
@@ -78,7 +84,7 @@ def delayed(fraction: float = 0.3) -> SchedulerFactory:
     """Return a factory of a schedule that holds parameters still for a fraction of the steps, then lets them go.
 
     For the structure in a bilevel fit: every primitive is trained before any is preferred, so that the one that learns
-    fastest does not win by that alone.
+    fastest does not win by that alone. Raises ValueError for a fraction outside [0, 1].
     """
     checks.number("fraction", fraction, low=0, high=1)
     return lambda optimizer, steps: torch.optim.lr_scheduler.LambdaLR(
@@ -89,7 +95,8 @@ def delayed(fraction: float = 0.3) -> SchedulerFactory:
 class Stepper:
     """Ascend 𝔏(λ)/N in ``parameters``; called with a step's number and batch, returns the terms before the step.
 
-    Raises NonFiniteLoss, before anything is changed, where the loss or a gradient is not finite.
+    Raises NonFiniteLoss, before anything is changed, where the loss or a gradient is not finite; ValueError where the
+    evidence depends on no parameter; when made, TypeError for what is no factory of an optimizer.
     """
 
     def __init__(
@@ -136,7 +143,10 @@ class Stepper:
             self.scheduler.step()
 
     def terms(self, x: Inputs, y: torch.Tensor) -> Terms:
-        """Estimate the evidence on a batch, under the effects that the options switch on."""
+        """Estimate the evidence on a batch, under the effects that the options switch on.
+
+        Raises ValueError for an effect that meets no site to change.
+        """
         strata = Stratified(COMPLEXITY) if self.options.stratified else nullcontext()
         local = LocalReparameterization() if self.options.local_reparameterization else nullcontext()
         each = StructurePerExample(len(y)) if self.options.structure_per_example else nullcontext()

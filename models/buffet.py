@@ -37,7 +37,7 @@ class IndianBuffet(TorchDistribution):
     """The two-parameter Indian buffet process: a binary matrix of ``customers`` rows, as many columns as are drawn.
 
     Customer j takes dish k, which n_k before it took, with probability n_k / (β + j − 1), and Poisson(αβ / (β + j − 1))
-    new dishes. Ghahramani, Griffiths and Sollich 2007.
+    new dishes. Raises ValueError for customers below 1, α or β not above 0. Ghahramani, Griffiths and Sollich 2007.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
@@ -60,7 +60,7 @@ class IndianBuffet(TorchDistribution):
         return self.alpha * self.customers
 
     def sample(self, sample_shape: Shape = NO_SHAPE) -> torch.Tensor:
-        """Draw a matrix, (customer, dish), dishes in the order in which they were first taken."""
+        """Draw a matrix, (customer, dish), dishes as they were first taken; raise ValueError for a ``sample_shape``."""
         if sample_shape:
             raise ValueError(f"sample_shape: expected (), got {tuple(sample_shape)}. Widths differ: draw one by one.")
         taken, rows = torch.zeros(0), []
@@ -74,7 +74,8 @@ class IndianBuffet(TorchDistribution):
         """Return the log-probability in nats of all matrices that differ from this one in the order of columns, ().
 
         K log αβ − Σ_h log K_h! − E K + Σ_k log B(m_k, J − m_k + β), with J customers, m_k those of dish k, and K_h the
-        number of dishes of history h. It does not depend on the order of customers.
+        number of dishes of history h. It does not depend on the order of customers. Raises ValueError for values other
+        than 0 and 1, another number of rows, and columns without a 1.
         """
         binary = value.dim() == 2 and bool(((value == 0) | (value == 1)).all())
         if not binary or len(value) != self.customers or not bool(value.any(0).all()):
@@ -116,7 +117,8 @@ def log_prob(matrices: Sequence[torch.Tensor], alpha: float, beta: float) -> tor
 
     [Z^(m)] is the class of matrices that differ in the order of columns, layer by layer: the names of a layer's units
     do not count, and since customers are exchangeable neither does the order in which they come to the next buffet.
-    A last matrix with columns leaves the layers after it open.
+    A last matrix with columns leaves the layers after it open. Raises ValueError for no matrices, rows that are not the
+    columns before them, and what ``IndianBuffet`` raises.
     """
     if not matrices or any(matrix.shape[1] != len(following) for matrix, following in pairwise(matrices)):
         shapes = [tuple(matrix.shape) for matrix in matrices]
@@ -133,6 +135,8 @@ class BuffetNetwork(nn.Module):
 
     Called as ``model(x, y)``, or ``model(x)`` to draw y; returns the outputs. x: (batch, inputs); a batch of n counts
     N/n times, N = ``num_data``. Sites: "sticks", (unit,), "structure", (input, unit), "weights". Teh et al. 2007.
+
+    Raises TypeError for a likelihood or an activation of another kind, ValueError for numbers out of range.
     """
 
     def __init__(
@@ -168,7 +172,7 @@ class BuffetNetwork(nn.Module):
 
     @property
     def temperature(self) -> float:
-        """The temperature τ of the connections."""
+        """The temperature τ of the connections; to set it beyond [0.01, 1000] raises ValueError."""
         return self._temperature
 
     @temperature.setter
@@ -201,7 +205,7 @@ class BuffetNetwork(nn.Module):
         return law
 
     def check(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Raise where x has not the network's inputs, or y cannot be observed."""
+        """Raise ValueError for x of another shape than (batch, inputs), and what the likelihood raises of y."""
         if x.dim() != 2 or x.shape[1] != self.inputs:
             raise ValueError(f"x: expected shape (batch, {self.inputs}), got {checks.describe(x)}.")
         self.likelihood.check(x.new_zeros(2, self.packing.shapes["readout_bias"][0]), y)
@@ -213,6 +217,8 @@ class BuffetGuide(nn.Module):
     Sticks and connections start from the prior, and weights from a draw of it, so that units are taken into use from
     the first on; all on at the start would stay on. ``initial_scale`` is the first σ. Given the sticks all divergences
     are exact. ``structure_per_example`` of a fit lowers the variance of the gradient much.
+
+    Raises TypeError for a model that is no ``BuffetNetwork``, ValueError for an ``initial_scale`` not above 0.
     """
 
     model: BuffetNetwork

@@ -23,7 +23,7 @@ __all__ = ["Additive", "Cost", "Multiplicative", "additive", "multiplicative"]
 
 
 class Cost(nn.Module):
-    """Abstract: what C(Γ) does to the joint law."""
+    """Abstract: what C(Γ) does to the joint law; raises TypeError for a table that is no ``CostTable``."""
 
     def __init__(self, table: CostTable):
         super().__init__()
@@ -39,7 +39,7 @@ class Cost(nn.Module):
         raise NotImplementedError  # abstract
 
     def check(self, choices: Mapping[str, Choices]) -> None:
-        """Raise where the table is not one of these choices."""
+        """Raise ValueError where the table is not one of these choices."""
         expected = {site: group.shape for site, group in choices.items()}
         shapes = {site: tuple(table.shape) for site, table in self.table.tables.items()}
         if not expected or shapes != expected:
@@ -60,7 +60,7 @@ class Cost(nn.Module):
 
 
 class Additive(Cost):
-    """The factor exp(−strength · C(Γ)), at the site "cost"."""
+    """The factor exp(−strength · C(Γ)), at the site "cost"; raises ValueError for a strength below 0."""
 
     def __init__(self, table: CostTable, strength: float):
         super().__init__(table)
@@ -74,7 +74,7 @@ class Additive(Cost):
 
 
 class Multiplicative(Cost):
-    """The likelihood to the power α log(C(Γ))^β."""
+    """The likelihood to the power α log(C(Γ))^β; raises ValueError for α not above 0 or β below 0."""
 
     def __init__(self, table: CostTable, alpha: float, beta: float):
         super().__init__(table)
@@ -86,7 +86,7 @@ class Multiplicative(Cost):
         return self.alpha * self.of(structure).log() ** self.beta
 
     def check(self, choices: Mapping[str, Choices]) -> None:
-        """Raise also where the logarithm could be 0 or less: for the cheapest structure."""
+        """Raise ValueError also where the logarithm could be 0 or less: for the cheapest structure."""
         super().check(choices)
         least = self.table.fixed
         for site, table in self.table.tables.items():
@@ -117,6 +117,7 @@ def multiplicative(table: CostTable, alpha: float = 0.2, beta: float = 0.6) -> C
     What is reported as log-likelihood has that weight. For likelihoods of probability at most 1, such as classes:
     where a log-density is positive, a higher cost would gain.
 
-    Raises ValueError, in the model, where the logarithm could be 0 or less. Wu et al. 2019, eq. 2.
+    Raises ValueError for α not above 0 or β below 0 and, in the model, where the logarithm could be 0 or less. Wu et
+    al. 2019, eq. 2.
     """
     return Multiplicative(table, alpha, beta)

@@ -39,6 +39,8 @@ class Guide(Printed, nn.Module):
     """Abstract: draws λ where it is a site, then Γ, then w given Γ; called with the model's arguments.
 
     ``initial_scale`` is the standard deviation that each weight starts with, in unconstrained coordinates.
+
+    Raises TypeError for a model that is no ``Model``, ValueError for an ``initial_scale`` not above 0.
     """
 
     model: Model
@@ -84,7 +86,7 @@ class Guide(Printed, nn.Module):
         return pyro.sample(site, self.model.structure_law(site, self.structure[key_of(site)]))
 
     def draw_weights(self, structure: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Draw the weight sites given Γ."""
+        """Draw the weight sites, {site: tensor of the site's shape}, given Γ, {site: (…, edge, choice)}."""
         raise NotImplementedError  # abstract
 
     def _locations(self) -> dict[str, torch.Tensor]:
@@ -105,7 +107,7 @@ class MeanField(Guide):
 class LowRankNormal(Guide):
     """q(w) = N(m, W Wᵀ + diag σ²) for each real site, W of shape (size, rank); mean field for constrained sites.
 
-    Of the variance that a weight starts with half is σ², half comes from W.
+    Of the variance that a weight starts with half is σ², half comes from W. Raises ValueError for a rank below 1.
     """
 
     def __init__(self, model: Model, rank: int = 4, initial_scale: float = 0.05):
@@ -180,6 +182,8 @@ class StructureConditioned(Guide):
 
     A is (rank, choices), B and C are (rank, size): a low-rank hypernetwork over the structure, so that weights may
     differ from structure to structure. With rank at least the number of choices every shift is free.
+
+    Raises ValueError for a rank below 1.
     """
 
     def __init__(self, model: Model, rank: int = 8, initial_scale: float = 0.05):

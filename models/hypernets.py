@@ -30,7 +30,8 @@ __all__ = ["Hypernetwork", "Linear", "LowRank", "Spline", "combine"]
 class Hypernetwork(nn.Module):
     """Abstract: draws λ, then what its guide draws with the parameters θ(λ); called with the model's arguments.
 
-    Raises ValueError for a model without a prior of λ, or with batch normalisation: all λ would share its running mean.
+    Raises ValueError for a model without a prior of λ, or with batch normalisation: all λ would share its running mean;
+    TypeError for a guide that is none of ``guides``.
     """
 
     model: Model
@@ -58,7 +59,7 @@ class Hypernetwork(nn.Module):
         raise NotImplementedError  # abstract
 
     def forward(self, x: Inputs | None = None, y: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """Draw λ, then Γ and w given λ."""
+        """Draw λ, then Γ and w given λ; raise ValueError for λ not above 0."""
         complexity = torch.as_tensor(self.model.draw_complexity()).to(next(self.parameters()).dtype)
         if not bool((complexity > 0).all()):
             raise ValueError(f"complexity: expected λ above 0, got {complexity.flatten().tolist()}.")
@@ -66,7 +67,10 @@ class Hypernetwork(nn.Module):
         return drawn
 
     def at(self, complexity: float) -> tuple[Model, Guide]:
-        """Return the plain pair at one λ: a copy of the model with that λ, and its guide with the parameters θ(λ)."""
+        """Return the plain pair at one λ: a copy of the model with that λ, and its guide with the parameters θ(λ).
+
+        Raises ValueError for λ not above 0.
+        """
         checks.number("complexity", complexity, low=0, open_low=True)
         model = copy.deepcopy(self.model)
         model.complexity = float(complexity)
@@ -85,7 +89,7 @@ class Hypernetwork(nn.Module):
 
 
 class Linear(Hypernetwork):
-    """θ(λ) = b₃ + b₂ λ / unit (hypernetwork paper, eq. 7; unit 100)."""
+    """θ(λ) = b₃ + b₂ λ / unit (hypernetwork paper, eq. 7; unit 100); raises ValueError for a unit not above 0."""
 
     def __init__(self, guide: Guide, unit: float = 100.0):
         super().__init__(guide)
@@ -104,6 +108,8 @@ class LowRank(Hypernetwork):
     """θ(λ) = B₁ + (h U₁ + c₁)ᵀ (h U₂ + c₂) for each matrix, B₁ + h U + c for each vector, h = ReLU(a λ / unit + b).
 
     Every tensor of weights has its own h, of ``hidden`` units (hypernetwork paper, eq. 6; 50 units, unit 100).
+
+    Raises ValueError for fewer than one hidden unit, or a unit not above 0.
     """
 
     def __init__(self, guide: Guide, hidden: int = 50, unit: float = 100.0):
@@ -158,6 +164,8 @@ class Spline(Hypernetwork):
     prior's range. (Where τ depends on other sites or is learned, or the prior's mean is not 0, m and log σ are.) A
     B-spline is above 0 on one to three of the intervals between knots: small λ and large λ share few parameters, and
     inside the range d𝔏/dλ has no jumps. In the middle of the range it starts as its guide, but with σ at most 0.95 τ.
+
+    Raises ValueError for fewer than 3 bases, and for a prior of λ that is not of an interval above 0.
     """
 
     def __init__(self, guide: Guide, bases: int = 7, scale_bases: int | None = None):

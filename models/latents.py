@@ -42,6 +42,6 @@ def is_packed(latent: Latent) -> bool:
 
 
 def unconstrained(latent: Latent) -> torch.Tensor:
-    """Return the initial value in unconstrained coordinates."""
+    """Return the initial value in unconstrained coordinates, of its shape; a simplex has one less on the last axis."""
     value: torch.Tensor = biject_to(latent.support).inv(latent.initial)
     return value.clone()

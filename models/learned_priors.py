@@ -65,6 +65,8 @@ def learned_normal(scale: Scale = 1.0, per: str = "all") -> WeightPrior:
     ``per``: one scale for "all" weights, for each "tensor", for each "input" of a tensor (axis 1; a bias is one group),
     for each "weight" (automatic relevance determination), or for each "primitive" of an edge. A group that starts with
     several scales takes the largest. MacKay 1994; Tipping 2001.
+
+    Raises ValueError for a scale not above 0 and another ``per``.
     """
     checks.one_of("per", per, PER)
     return partial(LearnedNormal, scale=checked_scale(scale), per=per)

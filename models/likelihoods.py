@@ -32,7 +32,7 @@ class Likelihood(nn.Module):
         raise NotImplementedError  # abstract
 
     def check(self, outputs: torch.Tensor, y: torch.Tensor) -> None:
-        """Raise where y cannot be observed under outputs of this shape."""
+        """Raise TypeError or ValueError where y cannot be observed under outputs of this shape."""
         raise NotImplementedError  # abstract
 
     def forward(self, outputs: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
@@ -93,7 +93,10 @@ class Categorical(Likelihood):
         return outputs.softmax(-1)
 
     def check(self, outputs: torch.Tensor, y: torch.Tensor) -> None:
-        """Check that y holds indices of the classes."""
+        """Check that y, (batch,), holds indices of the classes of outputs, (batch, classes).
+
+        Raises TypeError for y that are no integers, ValueError for other shapes and indices.
+        """
         if outputs.dim() != 2 or outputs.shape[1] < 2:
             raise ValueError(f"space: expected outputs of shape (batch, classes), got {tuple(outputs.shape)}.")
         if y.dim() != 1:
@@ -128,7 +131,10 @@ class Gaussian(Likelihood):
         return outputs
 
     def check(self, outputs: torch.Tensor, y: torch.Tensor) -> None:
-        """Check that y has the outputs' shape."""
+        """Check that y has the outputs' shape, (batch, …).
+
+        Raises TypeError for y that are not floating-point, ValueError for another shape.
+        """
         _check_real(outputs, y)
 
 
@@ -145,7 +151,10 @@ class Bernoulli(Likelihood):
         return outputs.sigmoid()
 
     def check(self, outputs: torch.Tensor, y: torch.Tensor) -> None:
-        """Check that y has the outputs' shape and holds zeros and ones."""
+        """Check that y has the outputs' shape, (batch, …), and holds zeros and ones.
+
+        Raises TypeError for y that are not floating-point, ValueError for another shape or other values.
+        """
         _check_real(outputs, y)
         if not bool(((y == 0) | (y == 1)).all()):
             raise ValueError(f"y: expected zeros and ones, got values from {float(y.min())} to {float(y.max())}.")
@@ -167,7 +176,10 @@ def categorical() -> Likelihood:
 
 
 def gaussian(noise: float = 1.0, *, learn: bool = True) -> Likelihood:
-    """y ~ N(outputs, σ²); σ starts at ``noise`` and, where ``learn``, is a point estimate."""
+    """y ~ N(outputs, σ²); σ starts at ``noise`` and, where ``learn``, is a point estimate.
+
+    Raises ValueError for a ``noise`` not above 0.
+    """
     return Gaussian(checks.number("noise", noise, low=0, open_low=True), learn=learn)
 
 

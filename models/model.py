@@ -47,6 +47,9 @@ class Model(Printed, SpaceModel):
     (or what the prior draws) and the space's structure sites.
 
     ``temperature`` and ``complexity`` may be changed between steps.
+
+    Raises TypeError for arguments of another kind, ValueError for numbers out of range, λ of no scalar law, a structure
+    prior or a cost that does not fit the space, and patterns that match no parameter.
     """
 
     likelihood: Likelihood
@@ -113,7 +116,7 @@ class Model(Printed, SpaceModel):
 
     @property
     def temperature(self) -> float | None:
-        """The temperature τ of the structure prior, None for a family without one."""
+        """The prior's temperature τ, or None; setting it where None, or beyond [0.01, 1000], raises ValueError."""
         return self._temperature
 
     @temperature.setter
@@ -124,7 +127,7 @@ class Model(Printed, SpaceModel):
 
     @property
     def complexity(self) -> float | TorchDistribution:
-        """The complexity parameter λ, or its prior."""
+        """The complexity λ > 0, or its scalar prior; setting others raises ValueError, a law of torch's TypeError."""
         return self._complexity
 
     @complexity.setter
@@ -208,7 +211,7 @@ class Model(Printed, SpaceModel):
         return latents
 
     def check(self, x: Inputs, y: torch.Tensor) -> None:
-        """Raise where the network cannot run on x with every primitive, or y cannot be observed."""
+        """Raise ValueError where the network cannot run on x with every primitive; of y, what the likelihood raises."""
         few = tuple(part[:2] for part in x) if isinstance(x, tuple) else x[:2]
         was_training = self.training
         structure = {site: torch.full(choices.shape, 0.5, device=y.device) for site, choices in self.choices.items()}

@@ -48,7 +48,7 @@ Scale = float | Callable[[str, torch.Size], float]
 
 
 def scale_vector(scale: Scale, packing: Packing) -> torch.Tensor:
-    """Return the scale of each weight, shape (size,)."""
+    """Return the scale of each weight, shape (size,); raise ValueError where a function gives one not above 0."""
     if not callable(scale):
         return torch.full((), float(scale)).expand(packing.size)
     values = {name: scale(name, shape) for name, shape in packing.shapes.items()}
@@ -57,7 +57,7 @@ def scale_vector(scale: Scale, packing: Packing) -> torch.Tensor:
 
 
 def checked_scale(scale: Scale) -> Scale:
-    """Return a scale that is a function or a number above 0; raise for others."""
+    """Return a scale that is a function or a number above 0; raise ValueError for others."""
     remedy = "Pass a standard deviation above 0, or a function of a tensor's name and shape."
     return scale if callable(scale) else checks.number("scale", scale, low=0, open_low=True, remedy=remedy)
 
@@ -141,12 +141,15 @@ def _each(packing: Packing, make: Callable[[str, torch.Size], TorchDistribution]
 
 
 def normal(scale: Scale = 1.0) -> WeightPrior:
-    """w ~ N(0, scale²), independent; ``scale`` is a standard deviation, or a function of a tensor's name and shape."""
+    """w ~ N(0, scale²), independent; ``scale`` is a standard deviation, or a function of a tensor's name and shape.
+
+    Raises ValueError for one not above 0; that of a function, in the model.
+    """
     return partial(LocationScale, family=FixedNormal, scale=checked_scale(scale))
 
 
 def laplace(scale: Scale = 1.0) -> WeightPrior:
-    """w ~ Laplace(0, scale), independent; the standard deviation is √2 · scale."""
+    """w ~ Laplace(0, scale), independent; the standard deviation is √2 · scale. Errors as ``normal``."""
     return partial(LocationScale, family=dist.Laplace, scale=checked_scale(scale))
 
 
@@ -155,6 +158,8 @@ def relevance_determination(scale: Scale = 1.0, width: float = 1.0, per: str = "
 
     ``per``: weights share a scale with those of the same "input" (axis 1; a bias is one group), of the same "tensor",
     or with none ("weight"). MacKay 1994; Neal 1996.
+
+    Raises ValueError for a scale or a width not above 0, and another ``per``.
     """
     checks.number("width", width, low=0, open_low=True)
     checks.one_of("per", per, ["input", "tensor", "weight"])
@@ -162,7 +167,10 @@ def relevance_determination(scale: Scale = 1.0, width: float = 1.0, per: str = "
 
 
 def each(make: Callable[[str, torch.Size], TorchDistribution]) -> WeightPrior:
-    """Give every tensor the law ``make(name, shape)``, of that event shape, at the site "weights.NAME"."""
+    """Give every tensor the law ``make(name, shape)``, of that event shape, at the site "weights.NAME".
+
+    Raises TypeError where ``make`` cannot be called and, in the model, ValueError for a law of another shape.
+    """
     checks.is_callable("make", make, "a function of a tensor's name and shape that returns a distribution")
     return partial(_each, make=make)
 
@@ -179,13 +187,19 @@ class FanIn:
 
 
 def fan_in(gain: float = 1.0) -> Callable[[str, torch.Size], float]:
-    """Return the scale gain / √(inputs of one output), which keeps activations of one size at every width."""
+    """Return the scale gain / √(inputs of one output), which keeps activations of one size at every width.
+
+    Raises ValueError for a gain not above 0.
+    """
     checks.number("gain", gain, low=0, open_low=True)
     return FanIn(gain)
 
 
 def log_uniform(low: float, high: float) -> TorchDistribution:
-    """log λ ~ U(log low, log high): a prior of the complexity λ (hypernetwork paper, §3)."""
+    """log λ ~ U(log low, log high): a prior of the complexity λ (hypernetwork paper, §3).
+
+    Raises ValueError as ``log_interval``.
+    """
     return log_interval(low, high, ends=0.0)
 
 
@@ -194,6 +208,8 @@ def log_interval(low: float, high: float, ends: float = 0.5) -> TorchDistributio
 
     The arcsine law is the density of Chebyshev's nodes: a function of λ that is fitted at random points has neighbours
     on one side only at an end, and needs more of them there.
+
+    Raises ValueError unless 0 < low < high, with high / low within single precision, and 0 ≤ ends ≤ 1.
     """
     checks.number("low", low, low=0, open_low=True)
     checks.number("high", high, low=low, open_low=True)

@@ -65,7 +65,10 @@ class StructurePrior:
         return self.restriction.startswith(choices.restriction)
 
     def prior_probabilities(self, choices: Choices) -> torch.Tensor:
-        """Return the prior probabilities of one site, (edge, choice)."""
+        """Return the prior probabilities of one site, (edge, choice).
+
+        Raises ValueError for a mapping without the site, another shape, and numbers that are no positive probabilities.
+        """
         edges, size = choices.shape
         given = self.probabilities
         if isinstance(given, Mapping):
@@ -86,7 +89,7 @@ class StructurePrior:
 
 
 def check_temperature(name: str, value: float) -> float:
-    """Return a temperature within the permitted range."""
+    """Return a temperature within ``TEMPERATURES``; raise ValueError for another."""
     return checks.number(name, value, low=TEMPERATURES[0], high=TEMPERATURES[1])
 
 
@@ -128,14 +131,20 @@ def _bernoulli(parameters: torch.Tensor, temperature: float) -> TorchDistributio
 
 
 def gumbel_softmax(temperature: float = 1.0, probabilities: Probabilities = None) -> StructurePrior:
-    """γ ~ Gumbel-Softmax(s, τ) on the interior of the simplex, reparameterised."""
+    """γ ~ Gumbel-Softmax(s, τ) on the interior of the simplex, reparameterised.
+
+    Raises ValueError for τ outside ``TEMPERATURES``.
+    """
     return StructurePrior(
         "gumbel_softmax", "simplex", check_temperature("temperature", temperature), probabilities, _gumbel_softmax, _log
     )
 
 
 def straight_through(temperature: float = 1.0, probabilities: Probabilities = None) -> StructurePrior:
-    """One-hot γ with the gradient of the Gumbel-Softmax draw: low variance, biased; one primitive runs per edge."""
+    """One-hot γ with the gradient of the Gumbel-Softmax draw: low variance, biased; one primitive runs per edge.
+
+    Raises ValueError for τ outside ``TEMPERATURES``.
+    """
     return StructurePrior(
         "straight_through",
         "simplex vertices",
@@ -152,7 +161,10 @@ def categorical(probabilities: Probabilities = None) -> StructurePrior:
 
 
 def dirichlet(temperature: float = 1.0, probabilities: Probabilities = None) -> StructurePrior:
-    """γ ~ Dirichlet(α), α_k = τ K s_k: τ = 1 with equal s is the uniform law on the simplex."""
+    """γ ~ Dirichlet(α), α_k = τ K s_k: τ = 1 with equal s is the uniform law on the simplex.
+
+    Raises ValueError for τ outside ``TEMPERATURES``.
+    """
     return StructurePrior(
         "dirichlet",
         "simplex",
@@ -164,7 +176,10 @@ def dirichlet(temperature: float = 1.0, probabilities: Probabilities = None) -> 
 
 
 def relaxed_bernoulli(temperature: float = 1.0, probabilities: Probabilities = None) -> StructurePrior:
-    """Each γ_k ~ RelaxedBernoulli(p_k, τ) by itself: the interior of the cube, reparameterised."""
+    """Each γ_k ~ RelaxedBernoulli(p_k, τ) by itself: the interior of the cube, reparameterised.
+
+    Raises ValueError for τ outside ``TEMPERATURES``.
+    """
     return StructurePrior(
         "relaxed_bernoulli",
         "cube",

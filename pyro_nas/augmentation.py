@@ -31,34 +31,44 @@ Augmentation = Callable[[torch.Tensor], torch.Tensor]
 def shift(pixels: int, fill: float = -1.0) -> Augmentation:
     """Move each image by (Δrow, Δcolumn), both uniform on {−pixels, …, pixels}; ``fill`` comes in from outside.
 
-    The random crop of the padded image that is standard since He et al. 2016, §4.2. ``pixels`` is less than a side.
+    The random crop of the padded image that is standard since He et al. 2016, §4.2.
+
+    Raises ValueError for pixels below 1 and, when called, for x that are no images, or whose side is not longer.
     """
     return partial(_shifted, pixels=checks.integer("pixels", pixels, low=1), fill=checks.number("fill", fill))
 
 
 def mirror(probability: float = 0.5) -> Augmentation:
-    """Swap left and right of each image with this probability."""
+    """Swap left and right of each image with this probability.
+
+    Raises ValueError for one outside [0, 1] and, when called, for x that are no images.
+    """
     return partial(_mirrored, probability=checks.number("probability", probability, low=0, high=1))
 
 
 def cutout(size: int, fill: float = -1.0) -> Augmentation:
     """Set a square of ``size`` pixels a side to ``fill`` in all channels, its centre uniform on the image's pixels.
 
-    What lies outside the image is cut off, so that most of an image may stay. ``size`` is less than a side. DeVries and
-    Taylor 2017, who fill with the mean of the data.
+    What lies outside the image is cut off, so that most of an image may stay. DeVries and Taylor 2017, who fill with
+    the mean of the data.
+
+    Raises ValueError for a size below 1 and, when called, for x that are no images, or whose side is not longer.
     """
     return partial(_cut_out, size=checks.integer("size", size, low=1), fill=checks.number("fill", fill))
 
 
 def compose(*parts: Augmentation) -> Augmentation:
-    """Apply the parts one after the other, the first one first."""
+    """Apply the parts one after the other, the first one first; raise TypeError for one that cannot be called."""
     for part in parts:
         checks.is_callable("parts", part, "functions of a batch of images, such as shift(2)")
     return partial(_composed, parts=parts)
 
 
 def augmented(augmentation: Augmentation, x: Inputs) -> torch.Tensor:
-    """Return ``augmentation(x)``; raise where x is no single tensor, or its shape, type or device are not kept."""
+    """Return ``augmentation(x)``, of the shape, type and device of x.
+
+    Raises TypeError where x or the result is no single tensor, ValueError where shape, type or device are not kept.
+    """
     if not isinstance(x, torch.Tensor):
         raise TypeError(
             f"augmentation: expected data x of one tensor, got a {type(x).__name__} of {len(x)}. "

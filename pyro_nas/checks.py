@@ -42,7 +42,10 @@ def number(
     open_low: bool = False,
     remedy: str = "",
 ) -> float:
-    """Return ``value`` as a finite float within [low, high], or (low, high] where ``open_low``."""
+    """Return ``value`` as a finite float within [low, high], or (low, high] where ``open_low``.
+
+    Raises ValueError, which ends with ``remedy``, for one outside, NaN, a truth value, and what is no real number.
+    """
     interval = f"a finite number in {'(' if open_low else '['}{low:g}, {high:g}]"
     found = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     if not (math.isfinite(found) and low <= found <= high) or (open_low and found == low):
@@ -51,14 +54,17 @@ def number(
 
 
 def integer(name: str, value: object, *, low: int = 0, remedy: str = "") -> int:
-    """Return ``value`` as an integer of at least ``low``."""
+    """Return ``value`` as an integer of at least ``low``.
+
+    Raises ValueError, which ends with ``remedy``, for a smaller one, a truth value, and what is no integer: 2.0 too.
+    """
     if isinstance(value, bool) or not isinstance(value, SupportsIndex) or int(value) < low:
         raise ValueError(f"{name}: expected an integer of at least {low}, got {describe(value)}. {remedy}".rstrip())
     return int(value)
 
 
 def seed(value: object) -> int:
-    """Return ``value`` as a seed that torch takes."""
+    """Return ``value`` as a seed that torch takes; raise ValueError for no integer from 0 to 2⁶³ − 1."""
     number = integer("seed", value)
     if number >= 2**63:
         raise ValueError(f"seed: expected an integer below 2⁶³, got {value}.")
@@ -66,7 +72,7 @@ def seed(value: object) -> int:
 
 
 def one_of(name: str, value: T, accepted: Iterable[T]) -> T:
-    """Return ``value`` where it is among ``accepted``; name the nearest match where it is not."""
+    """Return ``value`` where it is among ``accepted``; raise ValueError, which names the nearest match, where not."""
     options = list(accepted)
     if value in options:
         return value
@@ -76,14 +82,14 @@ def one_of(name: str, value: T, accepted: Iterable[T]) -> T:
 
 
 def is_callable(name: str, value: C, what: str) -> C:
-    """Return ``value`` where it can be called; ``what`` says what it should be."""
+    """Return ``value`` where it can be called; raise TypeError, with ``what`` it should be, where it cannot."""
     if not callable(value):
         raise TypeError(f"{name}: expected {what}, got {describe(value)}. Pass the callable itself.")
     return value
 
 
 def device(name: str, value: str | torch.device) -> torch.device:
-    """Return ``value`` as a device this machine has."""
+    """Return ``value`` as a device this machine has; raise ValueError for another."""
     try:
         found = torch.device(value)
         torch.empty(0, device=found)
@@ -94,7 +100,10 @@ def device(name: str, value: str | torch.device) -> torch.device:
 
 
 def probabilities(name: str, value: Sequence[float] | torch.Tensor, length: int) -> torch.Tensor:
-    """Return ``value`` as positive probabilities of shape (..., length) that sum to one on the last axis."""
+    """Return ``value`` as positive probabilities of shape (..., length) that sum to one on the last axis.
+
+    Raises ValueError for another length, numbers that are not finite or not above 0, and other sums.
+    """
     tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
     if tensor.dim() == 0 or tensor.shape[-1] != length:
         raise ValueError(f"{name}: expected {length} probabilities on the last axis, got {describe(tensor)}.")

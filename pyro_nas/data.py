@@ -36,7 +36,10 @@ NAMED = ("digits", "mnist", "fashion-mnist")
 
 
 def check_pair(name: str, data: object) -> Pair:
-    """Return (x, y) where x, a tensor or a tuple of them, and y are finite, not empty and of one length."""
+    """Return (x, y) where x, a tensor or a tuple of them, and y, (data, …) each, are finite and of one length.
+
+    Raises TypeError for what is no pair of tensors, ValueError for other lengths, no data, and NaN or infinity.
+    """
     if not (isinstance(data, (tuple, list)) and len(data) == 2):
         raise TypeError(f"{name}: expected a pair (x, y), a Dataset or a DataLoader, got {checks.describe(data)}.")
     x, y = data
@@ -55,7 +58,7 @@ def check_pair(name: str, data: object) -> Pair:
 
 
 def check_classes(x: torch.Tensor, y: torch.Tensor) -> None:
-    """Raise where x are not floating-point inputs (data, …), or y not a class index of each."""
+    """Raise ValueError where x are not floating-point inputs (data, …), or y not a class index of each, (data,)."""
     if not isinstance(x, torch.Tensor) or not x.is_floating_point() or not len(x):
         raise ValueError(f"x: expected floating-point inputs (data, …), got {checks.describe(x)}. Call x.float().")
     if not isinstance(y, torch.Tensor) or y.shape != (len(x),) or y.is_floating_point():
@@ -65,7 +68,10 @@ def check_classes(x: torch.Tensor, y: torch.Tensor) -> None:
 
 
 class Batches:
-    """Shuffled batches of a source, on a device; tensors are cut into parts whose sizes differ by at most one."""
+    """Shuffled batches of a source, on a device; tensors are cut into parts whose sizes differ by at most one.
+
+    Raises ValueError for a batch size below 1 and an empty Dataset, and what ``check_pair`` raises for tensors.
+    """
 
     def __init__(self, name: str, source: Source, batch_size: int, device: torch.device):
         self.device, self.batch_size = device, checks.integer("batch_size", batch_size, low=1)
@@ -95,7 +101,7 @@ class Batches:
             yield _take(self.x, index), self.y[index]
 
     def first(self) -> Pair:
-        """Return a first batch, without touching the random state."""
+        """Return a first batch, without touching the random state; raise what ``check_pair`` raises for a loader's."""
         if self.loader is not None:
             before = None if self.generator is None else self.generator.get_state()
             with torch.random.fork_rng():
@@ -153,6 +159,10 @@ def load(name: str, root: str | None = None, valid_fraction: float = 0.2) -> Spl
     is the test part. "mnist" and "fashion-mnist" (torchvision, under ``root``, downloaded where absent) have their
     own. ``valid_fraction`` of the rest validates. Images are scaled to [−1, 1]; features of an .npz to
     mean 0 and sd 1, with the training part's.
+
+    Raises ValueError for another name, a fraction outside [0.01, 0.9], no ``root`` where one is needed, files that are
+    missing or broken, arrays other than numbers x, (data, …), and class indices y, (data,), and fewer than 3 data of a
+    class.
     """
     checks.number("valid_fraction", valid_fraction, low=0.01, high=0.9)
     if name.endswith(".npz"):

@@ -37,7 +37,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically."""
+    """Write JSON atomically; raise ValueError for NaN or infinity, TypeError for what JSON does not have."""
     write_atomically(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
@@ -53,12 +53,12 @@ def read_json(path: Path, *keys: str) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write tensors as safetensors, atomically."""
+    """Write tensors, {name: tensor} of any shapes, as safetensors, atomically."""
     write_atomically(path, tensor_bytes(tensors))
 
 
 def tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
-    """Return tensors as safetensors."""
+    """Return tensors, {name: tensor} of any shapes, as safetensors."""
     return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
 
 
@@ -68,14 +68,20 @@ def digest(content: bytes) -> str:
 
 
 def state_of(model: nn.Module, guide: nn.Module) -> dict[str, torch.Tensor]:
-    """Return what a fit learned, as named tensors: the guide's state, the model's point estimates and buffers."""
+    """Return what a fit learned, as named tensors: the guide's state, the model's point estimates and buffers.
+
+    {"guide.NAME" or "model.NAME": tensor}, each of the shape that it has there, and not copied.
+    """
     parameters = dict(model.named_parameters())
     kept = {n: v for n, v in model.state_dict().items() if n not in parameters or parameters[n].requires_grad}
     return {**{f"model.{n}": v for n, v in kept.items()}, **{f"guide.{n}": v for n, v in guide.state_dict().items()}}
 
 
 def load_state(path: str | os.PathLike[str], model: nn.Module, guide: nn.Module) -> None:
-    """Set model and guide to what ``state_of`` returned of such a pair and ``write_tensors`` wrote."""
+    """Set model and guide to what ``state_of`` returned of such a pair and ``write_tensors`` wrote.
+
+    Raises ValueError, and changes nothing, where names or shapes differ; SafetensorError for another kind of file.
+    """
     saved, current = load(Path(path).read_bytes()), state_of(model, guide)
     if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in current.items()}:
         shapes = [{name: tuple(value.shape) for name, value in part.items()} for part in (saved, current)]

@@ -38,7 +38,7 @@ class Stratified(Messenger):
     """Draw a scalar site of L particles one from each of L equally probable strata, in random order.
 
     Each draw by itself has the site's law, so that means over particles stay unbiased; together they cover it, which
-    lowers the variance. Needs a law with a quantile function (``icdf``).
+    lowers the variance. Raises ValueError for a law without a quantile function (``icdf``).
     """
 
     def __init__(self, site: str):
@@ -68,6 +68,8 @@ class StructurePerExample(Messenger):
 
     Σ_n E_q log p(y_n | Γ) is the same whether all data see one draw or each its own, and so is the divergence: only
     the variance of the estimate differs. It asks for divergences in closed form (SNAS, Xie et al. 2019, draws so).
+
+    Raises ValueError for draws of other sites that depend on Γ, (size,) of them.
     """
 
     def __init__(self, size: int):

@@ -59,7 +59,10 @@ class _Use:
 
 
 class GaussianTensor(torch.Tensor):
-    """A normal weight known by its mean, which is the tensor's own data, and its variance."""
+    """A normal weight known by its mean, which is the tensor's own data, and its variance.
+
+    Raises RuntimeError where a pass uses it twice, at least once in a linear map: outputs would share noise.
+    """
 
     variance: torch.Tensor
     _use: _Use
@@ -80,7 +83,7 @@ class GaussianTensor(torch.Tensor):
 
     @property
     def mean_value(self) -> torch.Tensor:
-        """The mean, as a plain tensor."""
+        """The mean, as a plain tensor of the same shape."""
         return _plain(self)
 
     @classmethod

@@ -33,7 +33,7 @@ class Packing:
         return torch.cat([tensors[name].reshape(-1) for name in self.names])
 
     def unpack(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Cut vectors of shape (…, size) into named views of shape (…, *shape)."""
+        """Cut vectors of shape (…, size) into named views of shape (…, *shape); raise ValueError for another size."""
         if vector.shape[-1:] != (self.size,):
             raise ValueError(f"vector: expected shape (…, {self.size}), got {tuple(vector.shape)}.")
         if isinstance(vector, GaussianTensor):

@@ -69,7 +69,7 @@ class Substitute(poutine.messenger.Messenger):
 
 
 def substituted(function: PyroCallable, values: Tensors) -> PyroCallable:
-    """Return the callable, run under ``Substitute``."""
+    """Return the callable, run under ``Substitute`` with values {site: tensor}, each of its site's shape."""
     return Substitute(values)(function)
 
 
@@ -129,7 +129,7 @@ def run_at(model: PyroCallable, draw: Tensors, args: tuple[object, ...]) -> Run:
 
 
 def check_draw(draw: Tensors, latent: list[str]) -> None:
-    """Raise where a draw lacks one of these latent sites of a model; λ and y are none."""
+    """Raise ValueError where a draw, {site: tensor}, lacks one of these latent sites of a model; λ and y are none."""
     missing = [name for name in latent if name not in (*draw, TARGET, COMPLEXITY)]
     if missing:
         raise ValueError(f"draws: expected the model's latent sites, got {list(draw)}; missing {missing}.")
@@ -178,7 +178,7 @@ def _parameters(law: object, other: object) -> Iterator[tuple[torch.Tensor, torc
 
 
 def transformed(law: D, function: Callable[[torch.Tensor], torch.Tensor]) -> D:
-    """Return a law with a function, such as a move to a device, applied to its parameters."""
+    """Return a law with a function, such as a move to a device, applied to its parameters, tensors of any shape."""
     moved = copy.copy(law)
     for name, value in vars(law).items():
         if isinstance(value, torch.Tensor):
@@ -189,7 +189,7 @@ def transformed(law: D, function: Callable[[torch.Tensor], torch.Tensor]) -> D:
 
 
 def divergence(ours: Site, theirs: Site, total: Total) -> tuple[torch.Tensor, bool]:
-    """Return KL(q ‖ p) of a site and whether it is exact given the draws of other sites."""
+    """Return KL(q ‖ p) of a site in nats, () or (L,) by ``total``, and whether it is exact given other sites' draws."""
     q, p = ours["fn"], theirs["fn"]
     if q is p:
         return total(torch.zeros((), device=device_of(q))), True
@@ -200,14 +200,15 @@ def divergence(ours: Site, theirs: Site, total: Total) -> tuple[torch.Tensor, bo
 
 
 def log_ratio(ours: Site, theirs: Site, total: Total) -> torch.Tensor:
-    """Return log q − log p of a site at its draw."""
+    """Return log q − log p of a site at its draw, in nats, () or (L,) by ``total``."""
     return total(ours["fn"].log_prob(ours["value"])) - total(theirs["fn"].log_prob(theirs["value"]))
 
 
 def scale_of(name: str, ours: Site, theirs: Sites) -> float | torch.Tensor:
-    """Return λ of a guide's site: the model's, whether or not the guide scales its own (Pyro's autoguides do not).
+    """Return λ of a guide's site, a number, () or (L, 1): the model's, whatever the guide's (Pyro's autoguides: none).
 
-    An auxiliary draw has that of the site it serves ("SITE_unconstrained"), or the one of all the model's sites.
+    An auxiliary draw has that of the site it serves ("SITE_unconstrained"), or the one of all the model's sites: raises
+    ValueError where those differ.
     """
     served = name if name in theirs else name.removesuffix("_unconstrained")
     if served in theirs:
@@ -231,7 +232,7 @@ def support_rows(law: Law) -> tuple[torch.Tensor, int] | None:
 
 
 def log_prob_of(site: Site, total: Total, *, scaled: bool = True) -> torch.Tensor:
-    """Return the masked and, if ``scaled``, scaled log-probability of an observed site."""
+    """Return the masked and, if ``scaled``, scaled log-probability of a site in nats, () or (L,) by ``total``."""
     log_prob = site["fn"].log_prob(site["value"])
     if site["mask"] is not None:
         log_prob = torch.where(torch.as_tensor(site["mask"]), log_prob, torch.zeros_like(log_prob))
@@ -240,7 +241,7 @@ def log_prob_of(site: Site, total: Total, *, scaled: bool = True) -> torch.Tenso
 
 
 def check_sites(theirs: Sites, ours: Sites) -> None:
-    """Raise where the model has a latent site that the guide lacks, or the guide one that is not auxiliary."""
+    """Raise ValueError where the guide lacks a latent site of the model, or has another that is not auxiliary."""
     latent = {
         name for name, site in theirs.items() if not site["is_observed"] and not site["infer"].get("_deterministic")
     }

@@ -19,9 +19,9 @@ class Terms:
     """An estimate of the generalised evidence, differentiable with respect to model and guide.
 
     ``log_likelihood`` estimates E_q log p(y | x, w, Γ) of all N data, ``divergence`` maps each latent site to its own,
-    and "cost" to what the model makes Γ pay, without λ, and ``penalty`` each to λ times that; all in nats.
-    ``surrogate`` is the value whose gradient to ascend: the evidence and ``score``, what the score function and an
-    emphasis add to it.
+    and "cost" to what the model makes Γ pay, without λ, and ``penalty`` each to λ times that; all in nats, (), or
+    (particle,) of vectorised particles. ``surrogate`` is the value whose gradient to ascend: the evidence and
+    ``score``, what the score function and an emphasis add to it.
     """
 
     log_likelihood: torch.Tensor
@@ -69,7 +69,7 @@ class Terms:
 
 
 def average(estimates: list[Terms], weights: torch.Tensor) -> Terms:
-    """Return Σ weight · estimate of all terms."""
+    """Return Σ weight · estimate of all terms, () each, for weights of shape (estimate,)."""
 
     def total(values: Sequence[torch.Tensor | float]) -> torch.Tensor:
         return (torch.stack([torch.as_tensor(value, device=weights.device) for value in values]) * weights).sum()

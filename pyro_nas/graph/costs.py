@@ -65,7 +65,7 @@ class CostTable:
         object.__setattr__(self, "tables", tables)
 
     def __call__(self, structure: Structure) -> torch.Tensor:
-        """Return C(Γ), (…), of γ or probabilities of shape (…, edge, choice) at each site."""
+        """Return C(Γ), (…), of γ or probabilities (…, edge, choice) at each site; raise ValueError for other shapes."""
         total = torch.tensor(self.fixed, dtype=torch.double)
         for site, table in self.tables.items():
             gamma = structure.get(site)
@@ -78,7 +78,7 @@ class CostTable:
         return total
 
     def scaled(self, factor: float, unit: str) -> CostTable:
-        """Return the same cost in another unit, ``factor`` of which make up one of this."""
+        """Return the same cost in another unit, ``factor`` > 0 of which make up one of this; ValueError for others."""
         factor = checks.number("factor", factor, low=0, open_low=True)
         return CostTable(factor * self.fixed, {site: factor * table for site, table in self.tables.items()}, unit)
 

@@ -27,6 +27,9 @@ def derive(space: Space, structure: Structure, threshold: float = 0.5, parents: 
     with none goes. ``parents``, on the simplex: a vertex keeps that many of its edges of each site, those whose
     best primitive is most probable, where "zero" is never the best (DARTS, §2.4: 2). ``space`` may be larger than
     the one that was searched, with more cells or channels: sites and their shapes are what counts.
+
+    Raises ValueError for a structure of other sites or shapes, or off the simplex or the cube, for parents below 1, and
+    where nothing is left on the edges into the output or out of an input.
     """
     space.check_structure(structure)
     if parents is not None:
@@ -126,6 +129,8 @@ def with_optional_edges(space: Space) -> Space:
     Cells are the nested spaces with a name, on vertices or on edges; those of one name share their γ. For a derived
     space, whose edges have one primitive each, a Bernoulli structure, relaxed or not, is the random presence of its
     edges (drop path: Larsson et al. 2017, arXiv:1605.07648, §3; scheduled: Zoph et al. 2018, arXiv:1707.07012).
+
+    Raises ValueError for a space without cells.
     """
     if not any(child.name for _, child in space.children()):
         raise ValueError("space: expected a cell, a nested space with a name, got none. Give it one: Space(…, name=…).")

@@ -21,6 +21,8 @@ class Network(nn.Module):
     to γ of shape (edge, choice), or (batch, edge, choice) where each example has its own. A primitive whose weight
     is exactly 0 is not run, unless ``skip_zeros`` is off: under ``torch.vmap``, which has no values to look at, it
     must be.
+
+    Raises TypeError for a factory that builds no module, ValueError for primitives of an edge of one name as modules.
     """
 
     def __init__(self, space: Space):
@@ -52,7 +54,11 @@ class Network(nn.Module):
     def forward(
         self, *inputs: torch.Tensor, structure: Structure | None = None, skip_zeros: bool = True
     ) -> torch.Tensor:
-        """Return f(x; w, Γ)."""
+        """Return f(x; w, Γ), (batch, …), of inputs (batch, …).
+
+        Raises ValueError for another number of inputs, a structure without a site, and outputs of different shapes on
+        one edge or at one vertex.
+        """
         structure = {} if structure is None else structure
         if len(inputs) != len(self.space.inputs):
             raise ValueError(f"inputs: expected {len(self.space.inputs)} tensors, got {len(inputs)}.")

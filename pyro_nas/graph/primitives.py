@@ -77,6 +77,7 @@ def primitive(builder: Callable[P, nn.Module]) -> Callable[P, Primitive]:
 
     Arguments must be JSON values if spaces with this primitive are to be written to a file. Those that are annotated
     with a check, as ``Annotated[int, check]``, are checked when the recipe is made; ``Size`` is an integer above 0.
+    Raises ValueError for a name that another module has taken; the recipe, what the checks raise, ValueError in ours.
     """
     known = BUILDERS.setdefault(builder.__name__, builder)
     if known.__module__ != builder.__module__:

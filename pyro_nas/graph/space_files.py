@@ -51,12 +51,15 @@ def from_dict(value: Any) -> Space:
 
 
 def write_space(space: Space, path: str | Path) -> None:
-    """Write a space to a JSON file, atomically."""
+    """Write a space to a JSON file, atomically; raise ValueError as ``to_dict``."""
     write_json(Path(path), to_dict(space))
 
 
 def read_space(path: str | Path) -> Space:
-    """Read a space from a JSON file; primitives of your own must be registered first (``primitives.primitive``)."""
+    """Read a space from a JSON file; primitives of your own must be registered first (``primitives.primitive``).
+
+    Raises ValueError for a file that is missing or holds anything else.
+    """
     try:
         value = json.loads(Path(path).read_bytes())
     except (OSError, ValueError) as error:

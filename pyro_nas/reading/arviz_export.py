@@ -58,6 +58,9 @@ def to_arviz(draws: Tensors | Sequence[Tensors], space: Space, *, weights: bool 
 
     Structure sites become (chain, draw, edge, choice), labelled by edge and primitive; a choice that an edge lacks is
     NaN. r-hat across restarts says whether they agree. ``weights`` exports all other sites too.
+
+    Raises ValueError for no draws, chains of different sites or shapes, draws that lack a site of the space, and where
+    there is nothing to export.
     """
     chains = [draws] if isinstance(draws, Mapping) else list(draws)
     if not chains:

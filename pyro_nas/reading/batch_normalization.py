@@ -32,7 +32,8 @@ def recalibrate(model: nn.Module, draws: Tensors, batches: Pair | Iterable[Pair]
     y) or what yields such pairs; y is not used. Layers that no draw runs keep what they have. Nothing else changes:
     other layers are in evaluation mode, and modes and the random state are as before.
 
-    Raises ValueError, and changes nothing, where ``draws`` lack a latent site or there are no batches.
+    Raises ValueError, and changes nothing, where ``draws`` lack a latent site or there are no batches, TypeError for a
+    model that is no torch.nn.Module.
     """
     layers = _layers(model)
     if not layers:
@@ -53,7 +54,10 @@ def recalibrate(model: nn.Module, draws: Tensors, batches: Pair | Iterable[Pair]
 
 @contextmanager
 def recalibrated(model: nn.Module, draws: Tensors, batches: Pair | Iterable[Pair]) -> Iterator[None]:
-    """Within the context running statistics are those of ``recalibrate``, after it what they were before."""
+    """Within the context running statistics are those of ``recalibrate``, after it what they were before.
+
+    Arguments, with draws {site: (draw, …)}, and errors as there.
+    """
     with _restored(_layers(model)):
         recalibrate(model, draws, batches)
         yield

@@ -64,7 +64,10 @@ class LinearRegression:
         return float(law.log_prob(self.y))
 
     def predictive(self, design: torch.Tensor) -> MultivariateNormal:
-        """Return the law of new y together, given this y: N(Φ'm, s²I + Φ'A⁻¹Φ'ᵀ) for Φ' of shape (new, features)."""
+        """Return the law of new y together, given this y: N(Φ'm, s²I + Φ'A⁻¹Φ'ᵀ) for Φ' of shape (new, features).
+
+        Raises ValueError for another shape.
+        """
         if design.dim() != 2 or design.shape[1] != self.design.shape[1]:
             raise ValueError(f"design: expected shape (new, {self.design.shape[1]}), got {checks.describe(design)}.")
         design = design.double()

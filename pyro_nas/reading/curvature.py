@@ -41,6 +41,8 @@ def rademacher(count: int, seed: int) -> Probes:
     """Return ``count`` probes of independent random signs, (count, size).
 
     Their mean of zᵀAz is tr A in expectation, with variance 2 Σ_{i≠j} A_ij² / count for a symmetric A.
+
+    Raises ValueError for a count below 1.
     """
     checks.integer("count", count, low=1)
     checks.seed(seed)
@@ -56,6 +58,8 @@ def structure_moments(draws: Structure) -> tuple[dict[str, torch.Tensor], dict[s
 
     ``draws``: {site: (draw, edge, choice)}. The moments are those of the draws themselves (sums over n, not n − 1), and
     edges count as independent of one another.
+
+    Raises ValueError for draws of another shape, of integers, and none.
     """
     for site, gamma in draws.items():
         if gamma.dim() != 3 or not gamma.is_floating_point() or not len(gamma):
@@ -82,7 +86,8 @@ def hessian_trace(
     differentiating twice, and reach across edges. ``Network`` does not run a primitive whose γ is exactly 0, and then
     G has no derivative there: call it with ``skip_zeros=False``, or keep C zero there as the simplex does.
 
-    Raises ValueError for sites or shapes that differ, and a C that is not symmetric and positive semidefinite.
+    Raises ValueError for sites or shapes that differ, a G that is no scalar, and a C that is not symmetric and positive
+    semidefinite.
     """
     if not structure:
         raise ValueError("structure: expected {site: (edge, choice)} with a site or more, got none.")
@@ -106,6 +111,8 @@ def second_order_expectation(
     """Return G(μ) + ½ tr(∇²G(μ) C), the expectation of G(Γ) to second order, a scalar; arguments as ``hessian_trace``.
 
     Exact for a quadratic G. The rest is of order σ³, and σ⁴ for a symmetric law, when all deviations scale with σ.
+
+    Raises ValueError as ``hessian_trace``.
     """
     with torch.no_grad():
         at_mean = _scalar(function(dict(mean)))
@@ -116,6 +123,8 @@ def compare_expectations(function: Function, draws: Structure, probes: Probes = 
     """Return E G(Γ) over draws, {site: (draw, edge, choice)}, its standard error, G(μ), and E G to second order.
 
     μ and the covariance are those of the same draws, so that the noise of the draws is largely common to all three.
+
+    Raises ValueError as ``structure_moments`` and ``hessian_trace``.
     """
     mean, covariance = structure_moments(draws)
     with torch.no_grad():

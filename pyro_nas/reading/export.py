@@ -37,7 +37,8 @@ def export(model: SpaceModel, draws: Tensors, x: Inputs, path: str | PathLike[st
     device those of later ones share; their number is free, and no value of theirs is stored. ``path`` ends in .pt2.
     The program maps x (the inputs one by one where x is a tuple) to what ``posterior.predict`` returns.
 
-    Raises ValueError where ``draws`` lack a latent site, FileExistsError where ``path`` exists.
+    Raises ValueError where ``draws`` lack a latent site, the network cannot run on x, or ``path`` has another ending,
+    TypeError for another model or x, FileExistsError where ``path`` exists.
     """
     path = Path(path)
     if path.suffix != SUFFIX:

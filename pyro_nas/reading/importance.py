@@ -86,6 +86,8 @@ class WeightedDraws:
         """Return E log (1/K) Σ p(D, w_k)/q(w_k) of K ``particles``: from the ELBO at K = 1 up to log p(D).
 
         The mean over groups of K draws. Burda, Grosse and Salakhutdinov 2016.
+
+        Raises ValueError for particles below 1, or more than half of the draws.
         """
         checks.integer("particles", particles, low=1)
         groups = len(self.log_weights) // particles
@@ -205,7 +207,7 @@ def pointwise_log_likelihood(sites: Sites, size: int) -> torch.Tensor | None:
 
 
 def check_unscaled(sites: Iterable[tuple[str, Site]]) -> None:
-    """Raise where a sample site of a model has a scale: λ, or another count of data."""
+    """Raise ValueError where a sample site of a model has a scale: λ, or another count of data."""
     for name, site in sites:
         if bool((torch.as_tensor(site["scale"]) == 1).all()):
             continue

@@ -137,7 +137,7 @@ def share_correct(probabilities: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def draws_of(posterior: PyroCallable | Tensors, num_samples: int = 100) -> Tensors:
-    """Return draws as they are, and of a guide so many."""
+    """Return draws, {site: (draw, …)}, as they are, and of a guide ``num_samples`` of them."""
     return draw(posterior, num_samples=num_samples) if callable(posterior) else posterior
 
 

@@ -33,6 +33,8 @@ def plot_simplex(laws: Mapping[str, TorchDistribution]) -> Figure:
 
     ``laws`` maps titles to laws with densities on the simplex, of event shape (3,). Densities are taken in double
     precision at the centres of 4⁷ equal cells; colours end at ±4 nats. Red is denser than the uniform law.
+
+    Raises TypeError for what is no distribution, ValueError for no laws and for those of another shape.
     """
     if not laws:
         raise ValueError("laws: expected {title: law}, got none. Pass one law at least.")
@@ -68,6 +70,8 @@ def plot_cube(draws: Mapping[str, torch.Tensor]) -> Figure:
     """Draw points γ in the cube of three choices, seen obliquely, a panel an entry, three in a line.
 
     ``draws`` maps titles to draws within [0, 1], (draw, 3); colours say how many choices are on, γ_k > ½.
+
+    Raises ValueError for no entries, and for draws of another shape or outside the cube.
     """
     if not draws:
         raise ValueError("draws: expected {title: (draw, 3)}, got none. Pass draws of one law at least.")

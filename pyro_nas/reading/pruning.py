@@ -44,7 +44,7 @@ def moments(guide: PyroCallable, packing: Packing, *args: object) -> tuple[Tenso
 def relative_density(mean: Tensors, sd: Tensors) -> dict[str, torch.Tensor]:
     """Return log ρ = −μ²/2σ² of each weight: the log-density at zero, relative to the mode (Graves 2011).
 
-    In logs, since ρ itself underflows where a weight matters.
+    In nats, {name: tensor} of the shapes of μ and σ. In logs, since ρ itself underflows where a weight matters.
     """
     return {name: -0.5 * (mean[name] / sd[name]).square() for name in mean}
 
@@ -54,6 +54,8 @@ def masks(scores: Tensors, fraction: float, scope: str = "layer", *, biases: boo
 
     ``scope``: the fraction is taken within each "layer" (tensor), or over all, "global". Biases (tensors of less than
     two axes) stay unless ``biases``. The number pruned is rounded down; among equal scores the first ones go.
+
+    Raises ValueError for a fraction outside [0, 1] and another scope.
     """
     checks.number("fraction", fraction, low=0, high=1)
     checks.one_of("scope", scope, ["layer", "global"])
@@ -88,6 +90,8 @@ def pruning_curve(
     """Return the accuracy on (x, y) of the predictive mean of ``draws`` after pruning to each level.
 
     ``scope`` and ``biases`` as in ``masks``. The draw at the posterior means alone gives the network at the means.
+
+    Raises ValueError as ``masks`` and ``accuracy``.
     """
     kept = [masks(scores, level, scope=scope, biases=biases) for level in levels]
     return [accuracy(model, prune(draws, keep, model.packing), x, y) for keep in kept]

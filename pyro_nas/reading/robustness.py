@@ -51,7 +51,9 @@ def sign_gradient_attack(
 
     ``draws`` are {site: (draw, …)} as ``predict`` takes; one draw attacks that one network. x: (data, …) in [low,
     high], y: class indices (data,). ε is a share of the range: .1 is .1 of pixels in [0, 1] and .2 of pixels in
-    [−1, 1]. At ε = 0 the result is x. Raises ValueError where x leaves [low, high]. Goodfellow et al. 2015, §4.
+    [−1, 1]. At ε = 0 the result is x. Goodfellow et al. 2015, §4.
+
+    Raises ValueError where x leaves [low, high], y are not its class indices, or ε is below 0.
     """
     check_classes(x, y)
     return _moved("epsilon", x, epsilon, _loss_signs(model, draws, x, y, batch_size), low, high)
@@ -145,6 +147,9 @@ def robustness_curves(
 
     Those of deleted edges are means over the seeds seed, …, seed + repetitions − 1, each deleting from ``edges``
     (those of ``cell_edges`` by default). A network without cells has no such curve: pass fractions=().
+
+    Raises ValueError for repetitions below 1, and what ``sign_gradient_attack``, ``gaussian_noise``, ``random_edges``
+    and ``deleted_edges`` raise.
     """
     checks.integer("repetitions", repetitions, low=1)
     check_classes(x, y)

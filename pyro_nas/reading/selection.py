@@ -25,6 +25,8 @@ def shared_weight_score(
 
     Batch normalisation takes its statistics anew for each structure, from ``calibration``, and has its own back after
     it. Both are pairs (x, y) on the model's device. SPOS, Guo et al. 2020, §3.4.
+
+    Raises what ``check_pair`` raises for either.
     """
     for name, pair in {"calibration": calibration, "valid": valid}.items():
         check_pair(name, pair)

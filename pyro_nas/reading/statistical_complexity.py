@@ -73,6 +73,8 @@ def operational_complexity(space: Space, structure: Structure, x: Inputs) -> dic
 
     ``structure`` is what ``derive`` takes: one structure, choice probabilities, or draws. Vertices and edges are those
     of the whole graph, cells unfolded at each of their positions; an edge of "zero" is none. ``x``: inputs, (batch, …).
+
+    Raises ValueError as ``derive``, and where the network cannot run on x.
     """
     derived = derive(space, structure)
     vertices, edges = _size(derived)

@@ -159,7 +159,10 @@ def entropy(probabilities: torch.Tensor) -> torch.Tensor:
 
 
 def edge_entropies(space: Space, probabilities: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the structural entropy per edge of each site in nats; on the cube the sum over independent choices."""
+    """Return the structural entropy per edge of each site in nats, {site: (edge, choice)} → {site: (edge,)}.
+
+    On the cube it is the sum over independent choices.
+    """
     result = {}
     for site, choices in space.choices().items():
         table = probabilities[site]
@@ -195,7 +198,7 @@ def probable_structures(
     """Return the ``count`` most probable structures under independent edges, best first, with their probabilities.
 
     Each structure maps sites to vertices γ, (edge, choice), which ``derive`` accepts. The search is exact: a best-first
-    walk over the ranks of each edge's options.
+    walk over the ranks of each edge's options. Raises ValueError as ``Space.check_structure``.
     """
     space.check_structure(probabilities, "probabilities")
     options = [

@@ -25,7 +25,7 @@ class Arrow(nn.Module):
         self.register_buffer("column", torch.eye(nodes)[child], persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, nodes) → (batch, nodes)."""
+        """(batch, nodes) → (batch, nodes); raises ValueError for another number of nodes."""
         if x.shape[-1] != len(self.column):
             raise ValueError(f"x: expected shape (batch, {len(self.column)}), got {checks.describe(x)}.")
         return self.weight * x[:, self.parent, None] * self.column
@@ -38,6 +38,8 @@ def bayesian_network(nodes: int) -> Space:
     their own targets, ``model(x, x)`` with a Gaussian likelihood: x has a triangular map to ε, so that Π p(x_k | x_<k)
     is its density. x: (batch, nodes), means of the nodes given their parents: (batch, nodes). Give the model a
     structure prior on the cube, such as ``structures.bernoulli``; ``arrows`` reads γ.
+
+    Raises ValueError for fewer than two nodes.
     """
     checks.integer("nodes", nodes, low=2)
     edges: dict[str, Factory] = {f"{j}→{k}": partial(Arrow, j, k, nodes) for k in range(1, nodes) for j in range(k)}

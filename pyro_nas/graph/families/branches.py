@@ -55,6 +55,8 @@ def branches(inputs: int = 11) -> Space:
 
     Bakhteev's thesis, structure selection; ``branches_data`` are its data. x: (batch, inputs) → (batch, 1).
     The prior is strong where λ is large, the likelihood where λ is small: 𝔏 / λ weighs it by 1/λ.
+
+    Raises ValueError for fewer than two inputs.
     """
     checks.integer("inputs", inputs, low=2)
     simple = Space({(0, 1): {"first": leading()}, (1, 2): {"dense": dense(1, 1, "tanh")}})
@@ -62,7 +64,10 @@ def branches(inputs: int = 11) -> Space:
 
 
 def branches_data(size: int = 50, inputs: int = 11, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw x ~ N(0, I), (size, inputs), and y = tanh x0 + ε, ε ~ N(0, ½²), (size, 1): "simple" is true."""
+    """Draw x ~ N(0, I), (size, inputs), and y = tanh x0 + ε, ε ~ N(0, ½²), (size, 1): "simple" is true.
+
+    Raises ValueError for a size below 1 and fewer than two inputs.
+    """
     checks.integer("size", size, low=1)
     checks.integer("inputs", inputs, low=2)
     generator = torch.Generator().manual_seed(checks.seed(seed))

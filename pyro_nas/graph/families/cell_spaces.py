@@ -1,7 +1,8 @@
 """Cell spaces of architecture search, as plain spaces sized by arguments: DARTS, NAS-Bench-201, convolutional fabrics.
 
 Cells of one name share their structure; weights belong to the position. ``normalization``: "batch", or "group", which
-keeps no running statistics, so that hypernetworks over λ and vectorised particles can run the network.
+keeps no running statistics, so that hypernetworks over λ and vectorised particles can run the network. All functions
+raise ValueError for sizes that are too small and for unknown primitives and normalisations.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ def features(x: torch.Tensor, degree: int, basis: str = "legendre") -> torch.Ten
 
     "power": φ_k = x^k. "legendre": φ_k = √(2k + 1) P_k(x), orthonormal for x uniform on [−1, 1], so that the
     posterior of evenly spread data is nearly independent, and a prior scale means as much at every degree.
+
+    Raises ValueError for x of another shape, a degree below 0, and another basis.
     """
     checks.one_of("basis", basis, BASES)
     if x.dim() != 2 or x.shape[1] != 1:
@@ -58,6 +60,8 @@ def polynomials(degrees: Sequence[int] = range(9), basis: str = "legendre") -> S
 
     With one degree there is nothing to choose. ``basis``: "legendre", orthonormal on [−1, 1], or "power" (evidence
     lecture, "polynomials").
+
+    Raises ValueError for no degrees, some twice or below 0, and another basis.
     """
     checks.one_of("basis", basis, BASES)
     numbers = [checks.integer("degrees", degree) for degree in degrees]

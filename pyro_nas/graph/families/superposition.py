@@ -71,6 +71,8 @@ def superposition(
 
     Each leaf chooses f among ``functions``. A sum is w1 u + w2 v + b and a product w u v + b, so that all constants are
     weights. x: (batch, inputs) → (batch, 1).
+
+    Raises ValueError for inputs or depth below 1, and for no functions, some twice or not among ``FUNCTIONS``.
     """
     checks.integer("inputs", inputs, low=1)
     checks.integer("depth", depth, low=1)

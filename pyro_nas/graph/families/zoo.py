@@ -18,6 +18,8 @@ def layers(inputs: int, outputs: int, width: int = 64, depth: int = 1) -> Space:
 
     Each hidden layer chooses one of the generalised-linear functions tanh, relu, sigmoid, and those after the first
     may be skipped; then a linear readout (structure-selection lecture, "one-layer network"). x: (batch, …).
+
+    Raises ValueError for sizes below 1.
     """
     integer("depth", depth, low=1)
     edges: dict[Edge, dict[str, Factory]] = {(0, 1): {"flatten": flatten()}}
@@ -34,6 +36,8 @@ def cell(channels: int, nodes: int = 2) -> Space:
     """Return a cell: every pair of its vertices is joined, each edge chooses among four primitives, vertices sum.
 
     Vertex 0 is the input and vertex ``nodes`` the output. Shapes (batch, channels, h, w) are kept.
+
+    Raises ValueError for sizes below 1.
     """
     integer("nodes", nodes, low=1)
     edges: dict[Edge, dict[str, Factory]] = {
@@ -54,6 +58,8 @@ def cells(inputs: int, outputs: int, channels: int = 16, nodes: int = 2, stem_st
 
     Both cells have one structure, and weights of their own. x: (batch, inputs, h, w). Cells see h / ``stem_stride``
     pixels a side.
+
+    Raises ValueError for sizes below 1.
     """
     return Space(
         {
@@ -70,6 +76,8 @@ def convolutions(inputs: int, outputs: int, channels: Sequence[int] = (32, 64, 1
     """Return a plain network, nothing to choose: 3×3 convolutions with these channels, halving after each but the last.
 
     What a user would take without a search. x: (batch, inputs, h, w).
+
+    Raises ValueError for sizes below 1.
     """
     edges: dict[Edge, dict[str, Factory]] = {}
     vertex = 0
