@@ -169,8 +169,8 @@ for complexity in (17.8, 100.0):
 print(f"{'prior':24}", PRIOR, PRIOR)
 
 # %% [markdown]
-# The hypernetwork is near these optima on the first edge; on the second it is nearer to the prior than they are (its
-# γ are relaxed, mixtures of activations, and not at vertices), and at λ = 18 it has more of relu than of tanh. So at
+# The hypernetwork is near these optima on the first edge; on the second it is nearer to the prior than they are (its γ
+# are relaxed, mixtures of activations, and not at vertices), and at λ = 18 it has more of relu than of tanh. So at
 # large λ: near the prior, with less of identity, and not the prior itself.
 
 # %% [markdown]
