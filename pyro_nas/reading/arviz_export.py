@@ -46,11 +46,25 @@ def pareto_smoothed(log_weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     package = arviz()
     if hasattr(package, "psislw"):
         smoothed, k = package.psislw(log_weights.numpy())
-    else:  # ArviZ 1
-        from arviz_stats.base import array_stats
-
-        smoothed, k = array_stats.psislw(log_weights.numpy())
+    else:
+        pairs = [_smoothed(weights) for weights in log_weights.reshape(-1, log_weights.shape[-1]).numpy()]
+        smoothed = np.stack([weights for weights, _ in pairs]).reshape(log_weights.shape)
+        k = np.array([shape for _, shape in pairs]).reshape(log_weights.shape[:-1])
     return torch.as_tensor(smoothed).log_softmax(-1), torch.as_tensor(k)
+
+
+def _smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return by ArviZ 1 the smoothed log weights, (draw,), and k̂; it takes the log likelihoods, their negatives.
+
+    A tail of too few weights, or of equal ones, which it refuses, stays as it is with k̂ = ∞, as in 0.23.
+    """
+    from arviz_stats.base import array_stats
+
+    try:
+        smoothed, k = array_stats.psislw(-log_weights)
+    except (ValueError, IndexError):
+        return log_weights, float("inf")
+    return smoothed, float(k)
 
 
 def to_arviz(draws: Tensors | Sequence[Tensors], space: Space, *, weights: bool = False) -> Any:
