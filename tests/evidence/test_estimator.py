@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from pyro_nas import Evidence, Space, choice_probabilities, predict
 from pyro_nas.evidence.gaussian_tensor import GaussianTensor
-from pyro_nas.graph.primitives import dense, primitive
+from pyro_nas.graph.primitives import dense
 from pyro_nas.inference import adam, schedules, svi
 from pyro_nas.models import Model, guides, priors
 
@@ -229,43 +229,6 @@ def test_schedulers_with_number_keys_and_loaders_with_generators_resume(tmp_path
     model, guide, loader, options = build(tmp_path / "parts")
     svi.fit(model, guide, loader, resume=True, **options)
     assert torch.equal(guide.loc["weights"], expected)
-
-
-def test_derived_cube_networks_are_the_same_function():
-    from pyro_nas import Network, derive
-
-    edges = {e: {"a": dense(2, 2), "b": dense(2, 2, "tanh")} for e in ((0, 1), (0, 2), (1, 2))}
-    for aggregation in ("sum", "mean"):
-        cube = Space(edges, {2: aggregation}, restriction="cube")
-        for gamma in ([[1, 0], [1, 0], [0, 0]], [[0, 0], [1, 0], [1, 0]], [[1, 1], [0, 1], [1, 0]]):
-            structure = {"structure": torch.tensor(gamma).float()}
-            whole, part = Network(cube), Network(derive(cube, structure))
-            for edge, names in part.space.edges.items():
-                source = whole.edges[f"{edge[0]}-{edge[1]}"]
-                for name, factory in names.items():
-                    target = part.edges[f"{edge[0]}-{edge[1]}"][name]
-                    linears = [m for m in target.modules() if isinstance(m, nn.Linear)]
-                    kept = name.split("+") if name != "zero" else ["a"]
-                    for linear, k in zip(linears, kept, strict=True):
-                        source_linear = next(m for m in source[k].modules() if isinstance(m, nn.Linear))
-                        linear.load_state_dict(source_linear.state_dict())
-                    assert factory is not None
-            assert torch.allclose(whole(X[:, :2], structure=structure), part(X[:, :2]), atol=1e-6)
-
-
-def test_names_do_not_collide():
-    with pytest.raises(ValueError, match="name: expected a letter"):
-        Space({(0, 1): {"a": dense(2, 2)}}, name="2")
-    from pyro_nas import Network
-
-    assert len(list(Network(Space({(0, 1): {"training": dense(2, 2)}})).parameters())) == 2
-    with pytest.raises(ValueError, match="distinct names"):
-        Network(Space({(0, 1): {"a.b": dense(2, 2), "a/b": dense(2, 2)}}))
-    with pytest.raises(ValueError, match="Rename the function"):
-
-        @primitive
-        def skip():
-            return nn.Identity()
 
 
 def test_priors_that_match_nothing_are_refused():

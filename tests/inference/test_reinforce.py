@@ -375,15 +375,6 @@ def test_a_structure_per_example_has_the_same_expectation_and_less_variance(smal
     assert own[:, 0].var() < 0.2 * shared[:, 0].var()
 
 
-def test_examples_see_their_own_structure(small_space, small_data):
-    model = Model(small_space, num_data=40)
-    gamma = torch.softmax(torch.randn(40, 2, 2), -1)
-    with torch.no_grad():
-        together = model.network(small_data[0], structure={"structure": gamma})
-        apart = [model.network(x[None], structure={"structure": g}) for x, g in zip(small_data[0], gamma, strict=True)]
-    assert torch.allclose(together, torch.cat(apart), atol=1e-6)
-
-
 @pytest.mark.parametrize("prior", ["gumbel_softmax", "straight_through", "dirichlet"])
 @pytest.mark.parametrize("procedure", [svi.fit, bilevel.fit])
 def test_fits_draw_a_structure_per_example(small_images, prior, procedure):
