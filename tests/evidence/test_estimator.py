@@ -15,7 +15,7 @@ from pyro_nas import Evidence, Space, choice_probabilities, predict
 from pyro_nas.evidence.gaussian_tensor import GaussianTensor
 from pyro_nas.graph.primitives import dense
 from pyro_nas.inference import adam, schedules, svi
-from pyro_nas.models import Model, guides, priors
+from pyro_nas.models import Model, guides
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
 Y = (X[:, 0] > 0).long()
@@ -149,22 +149,6 @@ def test_a_convolution_of_a_normal_weight_has_the_moments_of_its_output(memory_f
     assert (torch.corrcoef(noise.T).fill_diagonal_(0).abs() < 0.09).all()  # every output has noise of its own
 
 
-def test_tied_weights_are_one_weight():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
-            self.b.weight = self.a.weight
-
-        def forward(self, x):
-            return self.b(torch.tanh(self.a(x)))
-
-    model = Model(Space({(0, 1): {"tied": Tied}}), num_data=40)
-    assert model.packing.size == 9
-    with poutine.block(), poutine.condition(data={"weights": torch.eye(3).flatten()}):
-        assert torch.allclose(model(X), torch.tanh(X))
-
-
 def test_several_inputs_are_predicted():
     two = Space({(0, 2): {"a": dense(3, 2)}, (1, 2): {"b": dense(3, 2)}}, inputs=(0, 1))
     model = Model(two, num_data=40)
@@ -229,15 +213,3 @@ def test_schedulers_with_number_keys_and_loaders_with_generators_resume(tmp_path
     model, guide, loader, options = build(tmp_path / "parts")
     svi.fit(model, guide, loader, resume=True, **options)
     assert torch.equal(guide.loc["weights"], expected)
-
-
-def test_priors_that_match_nothing_are_refused():
-    with pytest.raises(ValueError, match="point_estimates"):
-        Model(space(), num_data=3, point_estimates=["*.bais"])
-    model = Model(space(), num_data=40, complexity=priors.log_uniform(0.1, 1.0))
-    with pytest.raises(ValueError, match="complexity: expected a model with a number"):
-        svi.fit(model, guides.MeanField(model), (X, Y), complexity=schedules.constant(1.0))
-    plain = Model(space(), num_data=40)
-    with pytest.raises(ValueError, match="temperature"):
-        svi.fit(plain, guides.MeanField(plain), (X, Y), temperature=schedules.linear(7.0, 0.0))
-    assert plain.temperature == 1.0

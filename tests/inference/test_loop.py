@@ -374,56 +374,6 @@ def test_hand_written_models_and_guides(small_data):
     pyro.clear_param_store()
 
 
-def test_batch_normalisation_and_point_estimates_stay_deterministic(small_data):
-    from functools import partial
-
-    from torch import nn
-
-    from pyro_nas import Space
-    from pyro_nas.graph.primitives import dense
-
-    def normalised():
-        return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-
-    space = Space({(0, 1): {"a": normalised, "b": dense(3, 4)}, (1, 2): {"head": partial(nn.Linear, 4, 2)}})
-    model = Model(space, num_data=40, weights=priors.normal(0.5), point_estimates=["edges.1-2.head.*"])
-    guide = guides.MeanField(model)
-    assert model.packing.names == [
-        "edges.0-1.a.0.weight",
-        "edges.0-1.a.0.bias",
-        "edges.0-1.b.weight",
-        "edges.0-1.b.bias",
-    ]
-    head, batch_norm = model.network.edges["1-2"]["head"], model.network.edges["0-1"]["a"][1]
-    before = head.weight.detach().clone(), batch_norm.weight.detach().clone(), batch_norm.running_mean.clone()
-    svi.fit(model, guide, small_data, epochs=3, batch_size=10, local_reparameterization=True)
-    assert batch_norm.num_batches_tracked == 12  # every step of three epochs, and no pass of a check
-    assert not torch.equal(head.weight, before[0])
-    assert not torch.equal(batch_norm.weight, before[1])
-    assert not torch.equal(batch_norm.running_mean, before[2])
-    assert not model.training
-    running = batch_norm.running_mean.clone()
-    model(small_data[0])
-    assert torch.equal(batch_norm.running_mean, running)
-
-
-def test_complexity_may_be_a_site(small_space, small_data):
-    from pyro import poutine
-
-    model, guide = build(small_space, complexity=priors.log_uniform(0.1, 100.0))
-    history = fit(model, guide, small_data, "svi")
-    assert torch.isfinite(torch.tensor(history[-1]["evidence"]))
-    fixed = poutine.condition(guide, data={"complexity": torch.tensor(10.0)})
-    trace = poutine.trace(fixed).get_trace()
-    assert trace.nodes["weights"]["scale"] == 10.0
-    from pyro_nas import Evidence
-
-    terms = Evidence(model, fixed)(*small_data)
-    assert torch.allclose(terms.penalty["weights"], 10.0 * terms.divergence["weights"])
-    assert "complexity" not in terms.divergence
-    assert terms.evidence < terms.log_likelihood
-
-
 def test_weights_files_restore_a_fit(small_space, small_data, tmp_path):
     model, guide = build(small_space)
     fit(model, guide, small_data, "svi")
@@ -433,19 +383,3 @@ def test_weights_files_restore_a_fit(small_space, small_data, tmp_path):
     assert same(state(*other), state(model, guide))
     with pytest.raises(ValueError, match="expected the tensors of this model and guide"):
         load_state(tmp_path / "weights.safetensors", model, guides.LowRankNormal(model))
-
-
-def test_gaussian_noise_is_learned(small_data):
-    from functools import partial
-
-    from torch import nn
-
-    from pyro_nas import Space
-
-    x = torch.randn(200, 2)
-    y = x @ torch.tensor([[1.0], [-2.0]]) + 0.25 * torch.randn(200, 1)
-    model = Model(
-        Space({(0, 1): {"linear": partial(nn.Linear, 2, 1)}}), num_data=200, likelihood=likelihoods.gaussian(1.0)
-    )
-    svi.fit(model, guides.MeanField(model), (x, y), epochs=150, batch_size=50, optimizer=adam(0.05))
-    assert model.likelihood.log_noise.exp().item() == pytest.approx(0.25, abs=0.06)
