@@ -1,4 +1,4 @@
-"""Evidence of guides that are not ours (unscaled, hierarchical, auxiliary), and uses of weights that defeat tricks."""
+"""The estimator: evidence of guides that are not ours, of a λ that is drawn, of discrete sites by sum and by score."""
 
 import math
 
@@ -9,13 +9,13 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoNormal
 from torch import nn
-from torch.nn import functional
 
-from pyro_nas import Evidence, Space, choice_probabilities, predict
-from pyro_nas.evidence.gaussian_tensor import GaussianTensor
+from pyro_nas import Evidence, Space
+from pyro_nas.data import Batches
+from pyro_nas.evidence import evaluate
 from pyro_nas.graph.primitives import dense
-from pyro_nas.inference import adam, schedules, svi
-from pyro_nas.models import Model, guides
+from pyro_nas.inference import adam, svi
+from pyro_nas.models import Model, guides, priors, structures
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
 Y = (X[:, 0] > 0).long()
@@ -87,12 +87,6 @@ def test_hierarchical_discrete_guides_are_exact_under_enumeration_and_unbiased_w
     assert ((draws.mean(0) - torch.cat([g.flatten() for g in truth])).abs() < 4.5 * error + 1e-6).all()
 
 
-def test_choice_probabilities_average_over_other_draws():
-    table = choice_probabilities(Chain(), num_samples=4000)
-    truth = A.softmax(0) @ B.softmax(1)
-    assert torch.allclose(table["structure.w"], truth, atol=0.03)
-
-
 def test_complexity_as_a_site_with_several_particles():
     """E λ KL, not E λ · E KL: λ and the divergence go together."""
 
@@ -114,8 +108,6 @@ def test_complexity_as_a_site_with_several_particles():
 
 def test_enumeration_refuses_before_it_explodes():
     many = Space({(i, i + 1): {c: dense(2, 2) for c in "abcd"} for i in range(40)})
-    from pyro_nas.models import structures
-
     model = Model(many, num_data=4, structure=structures.categorical())
     with pytest.raises(ValueError, match="at most 10000 structures"):
         svi.fit(model, guides.MeanField(model), (torch.ones(4, 2), torch.tensor([0, 1, 0, 1])), enumerate_discrete=True)
@@ -124,92 +116,39 @@ def test_enumeration_refuses_before_it_explodes():
         svi.fit(relaxed, guides.MeanField(relaxed), (X, Y), enumerate_discrete=True)
 
 
-def test_local_reparameterisation_refuses_what_would_share_noise():
-    weight = GaussianTensor.of(torch.zeros(2, 2), torch.ones(2, 2))
-    x = torch.ones(1, 2)
-    functional.linear(x, weight)
-    for again in (lambda: functional.linear(x, weight.view(2, 2)), lambda: weight.t() @ x.t(), lambda: weight + 1):
-        with pytest.raises(RuntimeError, match="used twice"):
-            again()
-    weight = GaussianTensor.of(torch.zeros(2, 2), torch.ones(2, 2))
-    assert torch.equal(weight + 0, weight.view(4).view(2, 2) + 0)  # one draw for all views
-    assert torch.equal(weight[0] + 0, (weight + 0)[0])
-    assert len(set((GaussianTensor.of(torch.zeros(1), torch.ones(1)).expand(4) + 0).tolist())) == 1
-
-
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_a_convolution_of_a_normal_weight_has_the_moments_of_its_output(memory_format):
-    mean, variance = torch.randn(3, 2, 3, 3), torch.rand(3, 2, 3, 3)
-    x = torch.randn(1, 2, 4, 4).to(memory_format=memory_format)
-    draws = torch.cat([torch.conv2d(x, GaussianTensor.of(mean, variance)) for _ in range(4000)]).double()
-    error = (torch.conv2d(x.square(), variance)[0] / 4000).sqrt()
-    assert (((draws.mean(0) - torch.conv2d(x, mean)[0]).abs() / error) < 4.5).all()
-    assert ((draws.var(0) / torch.conv2d(x.square(), variance)[0] - 1).abs() < 0.15).all()
-    noise = (draws - draws.mean(0)).flatten(1)
-    assert (torch.corrcoef(noise.T).fill_diagonal_(0).abs() < 0.09).all()  # every output has noise of its own
-
-
-def test_several_inputs_are_predicted():
-    two = Space({(0, 2): {"a": dense(3, 2)}, (1, 2): {"b": dense(3, 2)}}, inputs=(0, 1))
-    model = Model(two, num_data=40)
+def test_evaluate_has_a_standard_error(small_space, small_data):
+    model = Model(small_space, num_data=40, weights=priors.normal(0.5))
     guide = guides.MeanField(model)
-    svi.fit(model, guide, ((X, X), Y), epochs=1)
-    from pyro_nas import draw
-
-    draws = draw(guide, num_samples=3)
-    assert torch.allclose(predict(model, draws, (X, X)), predict(model, draws, (X, X), batch_size=7), atol=1e-6)
-    with pytest.raises(ValueError, match=r"missing \['weights'\]"):
-        predict(model, {}, (X, X))
-
-
-def test_a_finished_fit_resumes_at_its_last_temperature_and_complexity(tmp_path):
-    options = {
-        "temperature": schedules.geometric(1.0, 0.2),
-        "complexity": schedules.warm_up(1.0),
-        "checkpoint": tmp_path,
-    }
-    for resume in (False, True):
-        model = Model(space(), num_data=40)
-        svi.fit(model, guides.MeanField(model), (X, Y), epochs=2, resume=resume, **options)
-        assert (model.temperature, model.complexity) == (pytest.approx(0.2), pytest.approx(1.0))
+    guide.structure["structure"].data = torch.tensor([[1.0, -0.5], [0.2, 0.9]])
+    batches = Batches("train", small_data, 7, torch.device("cpu"))
+    result = evaluate(model, guide, batches, draws=50)
+    direct = torch.tensor([Evidence(model, guide)(*small_data).summary()["evidence"] for _ in range(400)])
+    error = math.hypot(result["standard_error"], direct.std().item() / 20)
+    assert abs(result["evidence"] - direct.mean().item()) < 4.5 * error
+    assert result["evidence"] == pytest.approx(
+        result["log_likelihood"] - result["kl_weights"] - result["kl_structure"], rel=1e-4
+    )
 
 
-def test_early_stopping_compares_epochs_at_the_schedules_end():
-    model = Model(space(), num_data=40)
-    history = svi.fit(
-        model, guides.MeanField(model), (X, Y), (X, Y), epochs=30, batch_size=8, patience=2, optimizer=adam(0.01),
-        complexity=schedules.warm_up(1.0, 1.0),
-    ).records  # fmt: skip
-    assert len(history) > 5
-    assert model.complexity == pytest.approx(1.0)
+def test_the_baseline_of_the_evidence_takes_the_variance_of_its_score_away():
+    """REINFORCE as the bilevel search runs it. The wrong variant is the same without memory of past rewards."""
+    space = Space({(0, 1): {n: dense(2, 3) for n in "ab"}, (1, 2): {n: dense(3, 3) for n in "cd"}})
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 2, generator=generator), torch.randint(3, (40,), generator=generator)
+    torch.manual_seed(0)
+    model = Model(space, num_data=4000, structure=structures.categorical())
+    guide = guides.PointWeights(model)
 
+    def gradients(forget):
+        torch.manual_seed(1)
+        evidence, found = Evidence(model, guide), []
+        for _ in range(500):
+            if forget:
+                evidence.baseline.zero_()
+            found.append(torch.autograd.grad(evidence(x, y).surrogate, list(guide.structure.parameters()))[0].flatten())
+        return torch.stack(found[20:])
 
-def test_schedulers_with_number_keys_and_loaders_with_generators_resume(tmp_path):
-    from torch.utils.data import DataLoader, TensorDataset
-
-    def build(folder):
-        torch.manual_seed(0)
-        model = Model(space(), num_data=40)
-        guide = guides.MeanField(model)
-        loader = DataLoader(TensorDataset(X, Y), 10, shuffle=True, generator=torch.Generator().manual_seed(3))
-        options = {
-            "epochs": 4,
-            "scheduler": lambda optimizer, steps: torch.optim.lr_scheduler.MultiStepLR(optimizer, [6, 10]),
-            "checkpoint": folder,
-        }
-        return model, guide, loader, options
-
-    model, guide, loader, options = build(tmp_path / "whole")
-    svi.fit(model, guide, loader, **options)
-    expected = guide.loc["weights"].detach().clone()
-
-    def crash(record):
-        if record["epoch"] == 2:
-            raise KeyboardInterrupt
-
-    model, guide, loader, options = build(tmp_path / "parts")
-    with pytest.raises(KeyboardInterrupt):
-        svi.fit(model, guide, loader, callbacks=[crash], **options)
-    model, guide, loader, options = build(tmp_path / "parts")
-    svi.fit(model, guide, loader, resume=True, **options)
-    assert torch.equal(guide.loc["weights"], expected)
+    without, with_baseline = gradients(True), gradients(False)
+    difference = without.mean(0) - with_baseline.mean(0)
+    assert (difference / (without.var(0) / len(without)).sqrt()).abs().max() < 4
+    assert with_baseline.var(0).sum() < 0.1 * without.var(0).sum()
