@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
+from operator import index
 from typing import Any, SupportsIndex, TypeVar
 
 import torch
@@ -58,9 +59,13 @@ def integer(name: str, value: object, *, low: int = 0, remedy: str = "") -> int:
 
     Raises ValueError, which ends with ``remedy``, for a smaller one, a truth value, and what is no integer: 2.0 too.
     """
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or int(value) < low:
+    try:
+        number = index(value) if isinstance(value, SupportsIndex) and not isinstance(value, bool) else None
+    except TypeError:  # a tensor of another type has the method, and refuses
+        number = None
+    if number is None or number < low:
         raise ValueError(f"{name}: expected an integer of at least {low}, got {describe(value)}. {remedy}".rstrip())
-    return int(value)
+    return number
 
 
 def seed(value: object) -> int:

@@ -1,4 +1,4 @@
-"""The mean-field fit against the closed form of a linear-Gaussian model, for λ from 0.1 to 100.
+"""The mean-field fit against the closed form of a linear-Gaussian model, for λ from 0.1 to 100; single paths.
 
 y ~ N(Xw, s²I), w ~ N(0, τ²I), G = XᵀX/s²: m(λ) = (G + λ/τ²)⁻¹ Xᵀy/s², v_j(λ) = λ/(G_jj + λ/τ²).
 """
@@ -11,10 +11,12 @@ import pytest
 import torch
 from pyro import poutine
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from pyro_nas import Evidence, Space, Terms
+from pyro_nas import Evidence, Network, Space, Terms
+from pyro_nas.graph.families import cell_spaces
 from pyro_nas.inference import adam, one_cycle, svi
-from pyro_nas.models import Model, guides, likelihoods, priors
+from pyro_nas.models import Model, guides, likelihoods, priors, structures
 
 N, D, NOISE, PRIOR = 60, 4, 0.7, 0.8
 
@@ -140,3 +142,41 @@ def test_pyros_own_elbo_is_the_generalised_evidence(data, monkeypatch):
     with poutine.trace() as trace:
         model(*data)
     assert trace.trace.nodes["weights"]["scale"] == 3.0
+
+
+def test_uniform_paths_are_uniform_and_run_one_primitive_an_edge(small_images):
+    """SPOS: svi.fit with the structure's law held at its uniform prior; χ² of the paths that were run."""
+    sizes = {"channels": 2, "repeats": 1, "nodes": 3, "stages": 1}
+    space = cell_spaces.nas_bench_201(1, 3, **sizes, primitives=("skip", "convolution 1"))
+    model = Model(space, num_data=24, structure=structures.categorical(), complexity=0.01)
+    guide = guides.PointWeights(model)
+    guide.structure.requires_grad_(False)
+    runs = {}
+
+    def count(name):
+        def hook(*_):
+            runs[name] = runs.get(name, 0) + 1
+
+        return hook
+
+    (cell,) = (part for part in model.network.modules() if isinstance(part, Network) and part.space.name == "cell")
+    for name, module in cell.edges.items():
+        for kind, part in module.items():
+            part.register_forward_hook(count((name, kind)))
+    before = guide.structure["structure/cell"].clone()
+    svi.fit(model, guide, small_images, epochs=200, batch_size=12)
+    assert torch.equal(before, guide.structure["structure/cell"])
+    by_edge = {}
+    for (edge, _), number in runs.items():
+        by_edge.setdefault(edge, []).append(number)
+    steps = 400
+    for numbers in by_edge.values():
+        assert steps <= sum(numbers) <= steps + 6  # and the passes that check and collect before the first step
+        assert sum((n - sum(numbers) / 2) ** 2 / (sum(numbers) / 2) for n in numbers) < 10.8  # χ²₁, p = 0.001
+
+
+def test_data_come_as_datasets_and_loaders_too(small_space, small_data):
+    for source in (TensorDataset(*small_data), DataLoader(TensorDataset(*small_data), 8, shuffle=True)):
+        model = Model(small_space, num_data=40)
+        history = svi.fit(model, guides.MeanField(model), source, source, epochs=2, batch_size=8).records
+        assert len(history) == 2

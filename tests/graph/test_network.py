@@ -1,0 +1,85 @@
+"""Networks: the equation by hand, aggregations, primitives that are not run, a structure for each example."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from pyro_nas import Network, Space
+from pyro_nas.graph.primitives import dense, primitive, skip, zero
+
+
+class Counted(nn.Module):
+    """Doubles, and counts its calls."""
+
+    calls = 0
+
+    def forward(self, x):
+        Counted.calls += 1
+        return 2 * x
+
+
+def test_network_computes_the_lectures_equation():
+    """f_2 = Σ_j ⟨γ^{j2}, g^{j2}⟩(f_j) for a hand-computed graph."""
+    space = Space(
+        {
+            (0, 1): {"double": Counted, "zero": zero()},
+            (0, 2): {"skip": skip(), "double": Counted},
+            (1, 2): {"skip": skip()},
+        }
+    )
+    gamma = {"structure": torch.tensor([[0.25, 0.75], [0.6, 0.4]])}
+    x = torch.randn(5, 3)
+    f1 = 0.25 * 2 * x
+    expected = 0.6 * x + 0.4 * 2 * x + f1
+    assert torch.allclose(Network(space)(x, structure=gamma), expected)
+
+
+def test_a_primitive_of_weight_zero_is_not_run():
+    space = Space({(0, 1): {"double": Counted, "skip": skip()}})
+    network, x = Network(space), torch.ones(2, 2)
+    Counted.calls = 0
+    assert torch.equal(network(x, structure={"structure": torch.tensor([[0.0, 1.0]])}), x)
+    assert Counted.calls == 0
+    network(x, structure={"structure": torch.tensor([[1e-30, 1.0]])})
+    assert Counted.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"),
+    [("sum", 4.0), ("mean", 2.0), ("product", 3.0), ("concatenation", None), (partial(nn.Bilinear, 2, 2, 2), None)],
+)
+def test_aggregations(aggregation, expected):
+    class Triple(nn.Module):
+        def forward(self, x):
+            return 3 * x
+
+    space = Space({(0, 2): {"a": skip()}, (1, 2): {"b": Triple}}, {2: aggregation}, inputs=(0, 1))
+    out = Network(space)(torch.ones(4, 2), torch.ones(4, 2))
+    if expected is not None:
+        assert torch.allclose(out, torch.full((4, 2), expected))
+    else:
+        assert out.shape == ((4, 4) if aggregation == "concatenation" else (4, 2))
+
+
+def test_examples_see_their_own_structure(small_space, small_data):
+    network = Network(small_space)
+    gamma = torch.softmax(torch.randn(40, 2, 2), -1)
+    with torch.no_grad():
+        together = network(small_data[0], structure={"structure": gamma})
+        apart = [network(x[None], structure={"structure": g}) for x, g in zip(small_data[0], gamma, strict=True)]
+    assert torch.allclose(together, torch.cat(apart), atol=1e-6)
+
+
+def test_names_do_not_collide():
+    with pytest.raises(ValueError, match="name: expected a letter"):
+        Space({(0, 1): {"a": dense(2, 2)}}, name="2")
+    assert len(list(Network(Space({(0, 1): {"training": dense(2, 2)}})).parameters())) == 2
+    with pytest.raises(ValueError, match="distinct names"):
+        Network(Space({(0, 1): {"a.b": dense(2, 2), "a/b": dense(2, 2)}}))
+    with pytest.raises(ValueError, match="Rename the function"):
+
+        @primitive
+        def skip():
+            return nn.Identity()

@@ -1,0 +1,67 @@
+"""Latents: what the support of a site says of it, also of copies, and its start in unconstrained coordinates."""
+
+import copy
+import pickle
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch.distributions import constraints
+
+from pyro_nas.models import Model, guides, priors
+from pyro_nas.models.latents import Latent, is_packed, is_positive, is_real, unconstrained
+
+VECTOR, MATRIX = torch.tensor([0.5, 2.0]), torch.full((3, 2), 0.5)
+SITES = {  # value, support, (real, positive, packed)
+    "real": (VECTOR, constraints.real, (True, False, True)),
+    "a real vector": (VECTOR, constraints.real_vector, (True, False, True)),
+    "joined": (VECTOR, constraints.independent(constraints.real, 1), (True, False, True)),
+    "a tensor": (MATRIX, constraints.independent(constraints.real, 2), (True, False, False)),
+    "positive": (VECTOR, constraints.positive, (False, True, False)),
+    "joined positive": (VECTOR, constraints.independent(constraints.positive, 1), (False, True, False)),
+    "not negative": (VECTOR, constraints.nonnegative, (False, False, False)),
+    "an interval": (MATRIX, constraints.unit_interval, (False, False, False)),
+    "a simplex": (torch.tensor([0.2, 0.8]), constraints.simplex, (False, False, False)),
+}
+
+
+@pytest.mark.parametrize("copied", [lambda site: site, copy.deepcopy, lambda site: pickle.loads(pickle.dumps(site))])
+@pytest.mark.parametrize("name", SITES)
+def test_the_support_tells_and_so_does_that_of_a_copy(name, copied):
+    """A deep copy has supports that are other objects than torch's."""
+    value, support, expected = SITES[name]
+    site = copied(Latent(value, support))
+    assert (is_real(site), is_positive(site), is_packed(site)) == expected
+    assert torch.equal(site.initial, value)
+
+
+def test_supports_of_a_copy_are_not_torchs_own():
+    """Without this the test above would pass for a comparison of objects."""
+    site = copy.deepcopy(Latent(VECTOR, constraints.independent(constraints.positive, 1)))
+    assert site.support.base_constraint is not constraints.positive
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_unconstrained_coordinates_lead_back(name):
+    value, support, _ = SITES[name]
+    coordinates = unconstrained(Latent(value, support))
+    assert torch.allclose(torch.distributions.biject_to(support)(coordinates), value, atol=1e-6)
+    assert coordinates.data_ptr() != value.data_ptr()
+
+
+def test_coordinates_of_a_positive_site_are_logarithms():
+    assert torch.allclose(unconstrained(Latent(VECTOR, constraints.positive)), VECTOR.log())
+
+
+def test_a_copied_guide_draws_from_the_same_laws(small_space):
+    """As a hypernetwork copies it: a positive site that was not known as one would be drawn as another law."""
+
+    def law(name, shape):
+        return dist.Gamma(2.0, 2.0).expand(shape).to_event(len(shape))
+
+    guide = guides.MeanField(Model(small_space, num_data=4, weights=priors.each(law)))
+    draws = []
+    for drawn in (guide, copy.deepcopy(guide)):
+        torch.manual_seed(1)
+        draws.append(drawn())
+    assert all(torch.equal(draws[0][site], draws[1][site]) for site in draws[0])

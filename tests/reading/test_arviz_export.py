@@ -1,0 +1,49 @@
+"""ArviZ: draws with named edges and choices, restarts as chains; its diagnostics where they are known."""
+
+import arviz as az
+import numpy as np
+import pytest
+import torch
+
+from pyro_nas import draw, to_arviz
+from pyro_nas.reading.arviz_export import mean_error, pareto_smoothed, r_hat
+
+
+def test_arviz_has_named_edges_and_choices_and_restarts_as_chains(small_space, tmp_path, build):
+    chains = []
+    for _ in range(3):
+        _, guide = build()
+        chains.append(draw(guide, num_samples=50))
+    data = to_arviz(chains, small_space, weights=True)
+    gamma = data["posterior"]["structure"]
+    assert gamma.shape == (3, 50, 2, 4)
+    assert list(gamma.coords["structure edge"].values) == ["0→1", "0→2"]
+    assert list(gamma.coords["structure choice"].values) == ["tanh", "linear", "relu", "skip"]
+    chosen = gamma.sel({"structure edge": "0→2", "structure choice": "skip"}).values
+    assert np.allclose(chosen[1], chains[1]["structure"][:, 1, 1].numpy())
+    assert np.isnan(gamma.sel({"structure edge": "0→2", "structure choice": "tanh"}).values).all()
+    assert "weights" in data["posterior"]
+    data.to_netcdf(str(tmp_path / "posterior.nc"))
+    again = az.from_netcdf(str(tmp_path / "posterior.nc"))
+    assert np.allclose(again["posterior"]["structure"].values, gamma.values, equal_nan=True)
+    table = az.summary(to_arviz(chains, small_space), var_names=["structure"])
+    assert {"r_hat", "ess_bulk"} <= set(table.columns)
+    single = to_arviz(chains[0], small_space)
+    assert single["posterior"]["structure"].shape[:2] == (1, 50)
+
+
+def test_diagnostics_of_independent_draws_are_their_closed_forms():
+    """r̂ = 1 where chains agree; the error of a mean is sd/√n, here within a tenth."""
+    draws = 2 * torch.randn(4, 2000)
+    assert mean_error(draws) == pytest.approx(2 / 8000**0.5, rel=0.1)
+    assert r_hat(draws) == pytest.approx(1.0, abs=0.01)
+    assert r_hat(draws + torch.tensor([[0.0], [0.0], [0.0], [4.0]])) > 1.2
+
+
+def test_smoothed_weights_sum_to_one_and_know_their_tail():
+    """Weights u^(−k) of uniform u have a Pareto tail of shape k."""
+    uniform = torch.rand(2, 20_000, dtype=torch.double)
+    log_weights = -torch.tensor([[0.3], [0.9]]) * uniform.log()
+    smoothed, k = pareto_smoothed(log_weights)
+    assert torch.allclose(smoothed.exp().sum(-1), torch.ones(2, dtype=torch.double))
+    assert k.tolist() == pytest.approx([0.3, 0.9], abs=0.1)
