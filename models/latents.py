@@ -18,22 +18,23 @@ class Latent:
     support: torch.distributions.constraints.Constraint
 
 
-def _support_type(latent: Latent) -> type[constraints.Constraint]:
-    """Return the type of a site's support: copies of a support are other objects, of the same type."""
-    support = latent.support
+def _unjoined(support: constraints.Constraint) -> constraints.Constraint:
+    """Return a support without what joins its axes; to be told by its type, since copies are other objects."""
     while isinstance(support, constraints.independent):
         support = support.base_constraint
-    return type(support)
+    return support
 
 
 def is_real(latent: Latent) -> bool:
     """Whether a site's values are unconstrained."""
-    return _support_type(latent) in (type(constraints.real), type(constraints.real_vector))
+    return isinstance(_unjoined(latent.support), type(constraints.real))
 
 
 def is_positive(latent: Latent) -> bool:
     """Whether a site's values are positive, and nothing else constrains them."""
-    return _support_type(latent) is type(constraints.positive)
+    support = _unjoined(latent.support)
+    bounded = isinstance(support, constraints.greater_than)  # the type of other bounds too
+    return bounded and not bool(torch.as_tensor(support.lower_bound).any())
 
 
 def is_packed(latent: Latent) -> bool:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from pyro import poutine
 from torch import nn
-from torch.distributions import kl_divergence
+from torch.distributions import constraints, kl_divergence
 
-from pyro_nas import Space, Terms, choice_probabilities
+from pyro_nas import Space, Terms, choice_probabilities, draw
 from pyro_nas.evidence import evaluate
-from pyro_nas.graph.primitives import skip
+from pyro_nas.graph.primitives import dense, skip
 from pyro_nas.inference import adam, one_cycle, svi
 from pyro_nas.models import Model, guides, likelihoods, priors, structures
 
@@ -164,3 +164,24 @@ def test_weights_of_a_mean_field_have_its_mean_and_scale_also_where_they_are_pos
         guide.log_scale[guides.key_of(site)].data.fill_(math.log(0.3))
         drawn = poutine.trace(guide).get_trace().nodes[site]["fn"]
         assert torch.allclose(drawn.mean, torch.full_like(drawn.mean, expected))
+
+
+class AboveHalf(dist.Exponential):
+    """½ + Exponential(rate), which is above ½."""
+
+    support = constraints.greater_than(0.5)
+
+    def rsample(self, sample_shape=torch.Size()):  # noqa: B008
+        return 0.5 + super().rsample(sample_shape)
+
+    def log_prob(self, value):
+        return super().log_prob(value - 0.5)
+
+
+def test_draws_of_a_site_above_a_bound_stay_above_it():
+    """A law on all positive numbers would not do: of log-normal draws as wide as these many lie below ½."""
+    space = Space({(0, 1): {"a": dense(2, 3)}})
+    weights = priors.each(lambda name, shape: AboveHalf(torch.ones(shape), validate_args=False).to_event(len(shape)))
+    draws = draw(guides.MeanField(Model(space, num_data=4, weights=weights), initial_scale=2.0), num_samples=200)
+    assert len(draws) == 2
+    assert all(bool((value > 0.5).all()) for value in draws.values())
