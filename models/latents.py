@@ -33,8 +33,8 @@ def is_real(latent: Latent) -> bool:
 def is_positive(latent: Latent) -> bool:
     """Whether a site's values are positive, and nothing else constrains them."""
     support = _unjoined(latent.support)
-    bounded = isinstance(support, constraints.greater_than)  # the type of other bounds too
-    return bounded and not bool(torch.as_tensor(support.lower_bound).any())
+    # Other bounds than zero are of the same type.
+    return isinstance(support, constraints.greater_than) and not bool(torch.as_tensor(support.lower_bound).any())
 
 
 def is_packed(latent: Latent) -> bool:
