@@ -51,11 +51,11 @@ def unrolled_gradient(
         with torch.no_grad():
             torch._foreach_sub_(list(weights), step, alpha=rate)
         loss = upper()
-        found = _gradients(loss, [*structure, *weights])
+        gradients = _gradients(loss, [*structure, *weights])
     finally:
         with torch.no_grad():
             torch._foreach_copy_(list(weights), before)
-    direct, vector = found[: len(structure)], found[len(structure) :]
+    direct, vector = gradients[: len(structure)], gradients[len(structure) :]
     slopes = torch.autograd.grad(same_noise(), list(weights), create_graph=True, allow_unused=True)
     pairs = [(g, v) for g, v in zip(slopes, vector, strict=True) if g is not None and g.requires_grad]
     product = torch.stack([(g * v).sum() for g, v in pairs]).sum()
@@ -64,8 +64,8 @@ def unrolled_gradient(
 
 
 def _gradients(loss: torch.Tensor, inputs: Leaves) -> list[torch.Tensor]:
-    found = torch.autograd.grad(loss, list(inputs), allow_unused=True)
-    return [torch.zeros_like(i) if g is None else g for g, i in zip(found, inputs, strict=True)]
+    gradients = torch.autograd.grad(loss, list(inputs), allow_unused=True)
+    return [torch.zeros_like(i) if g is None else g for g, i in zip(gradients, inputs, strict=True)]
 
 
 def fit(

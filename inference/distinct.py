@@ -68,19 +68,19 @@ def search(
         raise ValueError("space: expected one with open choices to search, got one without.")
     if count > count_structures(space):
         raise ValueError(f"count: expected at most the {count_structures(space)} structures of the space, got {count}.")
-    found: dict[StructureKey, Found] = {}
+    entries: dict[StructureKey, Found] = {}
     for number in range(count):
-        model, guide = build(repulsion(space, [entry.structure for entry in found.values()], strength))
+        model, guide = build(repulsion(space, [entry.structure for entry in entries.values()], strength))
         fit(model, guide)
         tables = choice_probabilities(guide, *data)
         structure = {site: hard_choices(tables[site], group.restriction) for site, group in space.choices().items()}
-        if key_of_structure(structure) in found:
+        if key_of_structure(structure) in entries:
             raise RuntimeError(
                 f"fit {number + 1} of {count}: expected a structure that no earlier one found, got {structure} again. "
                 f"Raise strength, now {strength:g}, or fit for longer."
             )
-        found[key_of_structure(structure)] = Found(structure, _evidence(model, guide, data, draws), model, guide)
-    return sorted(found.values(), key=lambda entry: -entry.evidence)
+        entries[key_of_structure(structure)] = Found(structure, _evidence(model, guide, data, draws), model, guide)
+    return sorted(entries.values(), key=lambda entry: -entry.evidence)
 
 
 def repulsion(space: Space, structures: list[Vertex], strength: float) -> CostTable:

@@ -81,13 +81,13 @@ def fit(
 
 def _learned_prior(model: object) -> LearnedPrior:
     parts = list(model.modules()) if isinstance(model, nn.Module) else []
-    found = [part for part in parts if isinstance(part, LearnedPrior)]
-    if len(found) != 1:
+    priors = [part for part in parts if isinstance(part, LearnedPrior)]
+    if len(priors) != 1:
         raise ValueError(
-            f"model: expected a module with one learned prior, got {len(found)}. "
+            f"model: expected a module with one learned prior, got {len(priors)}. "
             "Build it with weights=learned_priors.learned_normal(…)."
         )
-    return found[0]
+    return priors[0]
 
 
 def _second_moment(prior: LearnedPrior, guide: PyroCallable, args: tuple[object, ...]) -> torch.Tensor:

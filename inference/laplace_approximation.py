@@ -208,8 +208,8 @@ def _hessian(product: Callable[[torch.Tensor], torch.Tensor], mode: torch.Tensor
     for rows in torch.arange(len(mode), device=mode.device).split(ROWS):
         basis = torch.zeros(len(rows), len(mode)).to(mode)
         basis[torch.arange(len(rows)), rows] = 1.0
-        found = product(basis)
-        parts.append(found if curvature == "full" else found.gather(1, rows[:, None])[:, 0])
+        products = product(basis)
+        parts.append(products if curvature == "full" else products.gather(1, rows[:, None])[:, 0])
     hessian = torch.cat(parts)
     return (hessian + hessian.mT) / 2 if curvature == "full" else hessian
 

@@ -53,11 +53,11 @@ def distinct(space: Space, count: int, generator: torch.Generator) -> list[Verte
         raise ValueError("space: expected one with open choices to search, got one without.")
     if count >= count_structures(space):
         return list(all_structures(space))
-    found: dict[StructureKey, Vertex] = {}
-    while len(found) < count:
+    structures: dict[StructureKey, Vertex] = {}
+    while len(structures) < count:
         structure = random_structure(space, generator)
-        found.setdefault(key_of_structure(structure), structure)
-    return list(found.values())
+        structures.setdefault(key_of_structure(structure), structure)
+    return list(structures.values())
 
 
 def rank(score: Score, structures: list[Vertex]) -> list[Scored]:

@@ -134,7 +134,7 @@ class Target:
         With ``everywhere`` a draw where it is not raises: without those, draws are of another prior. Raises ValueError,
         too, where 100 ``count`` draws give too few.
         """
-        found: list[dict[str, torch.Tensor]] = []
+        draws: list[dict[str, torch.Tensor]] = []
         for _ in range(100 * count):
             sites = sample_sites(self.model, self.data)
             values = {name: bijection.inv(sites[name]["value"].detach()) for name, bijection in self.bijections.items()}
@@ -145,10 +145,10 @@ class Target:
                     f"model: expected a likelihood above 0 all over the prior, got a draw without: {values}. "
                     "Give the prior the support of the likelihood."
                 )
-            found += [values] if finite else []
-            if len(found) == count:
-                return {name: torch.stack([draw[name] for draw in found]) for name in self.bijections}
-        raise ValueError(f"model: expected finite log-densities at draws of the prior, got {len(found)} of {count}.")
+            draws += [values] if finite else []
+            if len(draws) == count:
+                return {name: torch.stack([draw[name] for draw in draws]) for name in self.bijections}
+        raise ValueError(f"model: expected finite log-densities at draws of the prior, got {len(draws)} of {count}.")
 
     def constrain(self, unconstrained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the values of sites at unconstrained ones."""

@@ -235,11 +235,11 @@ def _range(model: Model) -> tuple[float, float]:
     assert not isinstance(law, float)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        found = [torch.stack(law.sample((10_000,)).aminmax())]
+        candidates = [torch.stack(law.sample((10_000,)).aminmax())]
     for tail in (1e-4, 0.0):
         with suppress(NotImplementedError):
-            found.insert(0, law.icdf(torch.tensor([tail, 1 - tail], device=device_of(law))))
-    ends = next((pair for pair in found if bool(((pair > 0) & pair.isfinite()).all())), found[-1])
+            candidates.insert(0, law.icdf(torch.tensor([tail, 1 - tail], device=device_of(law))))
+    ends = next((pair for pair in candidates if bool(((pair > 0) & pair.isfinite()).all())), candidates[-1])
     if not 0 < float(ends[0]) < float(ends[1]):
         raise ValueError(
             f"complexity: expected a prior on an interval above 0, got one from {ends[0]:g} to {ends[1]:g}."

@@ -88,7 +88,7 @@ def _numbered(packing: Packing, per: str) -> torch.Tensor:
 
 def _owner(name: str) -> str:
     """Return the primitive, or the aggregation, that a parameter of a network belongs to."""
-    found = PRIMITIVE.match(name)
-    if found is None:
+    owner = PRIMITIVE.match(name)
+    if owner is None:
         raise ValueError(f"per: expected a network's parameters to group by primitive, got {name!r}. Use per='tensor'.")
-    return found.group()
+    return owner.group()

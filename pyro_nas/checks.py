@@ -48,10 +48,10 @@ def number(
     Raises ValueError, which ends with ``remedy``, for one outside, NaN, a truth value, and what is no real number.
     """
     interval = f"a finite number in {'(' if open_low else '['}{low:g}, {high:g}]"
-    found = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-    if not (math.isfinite(found) and low <= found <= high) or (open_low and found == low):
+    result = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not (math.isfinite(result) and low <= result <= high) or (open_low and result == low):
         raise ValueError(f"{name}: expected {interval}, got {describe(value)}. {remedy}".rstrip())
-    return found
+    return result
 
 
 def integer(name: str, value: object, *, low: int = 0, remedy: str = "") -> int:
@@ -96,12 +96,12 @@ def is_callable(name: str, value: C, what: str) -> C:
 def device(name: str, value: str | torch.device) -> torch.device:
     """Return ``value`` as a device this machine has; raise ValueError for another."""
     try:
-        found = torch.device(value)
-        torch.empty(0, device=found)
+        result = torch.device(value)
+        torch.empty(0, device=result)
     except (RuntimeError, AssertionError, TypeError) as error:
         have = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         raise ValueError(f"{name}: expected a device of this machine ({have}), got {value!r}. {error}") from None
-    return found
+    return result
 
 
 def probabilities(name: str, value: Sequence[float] | torch.Tensor, length: int) -> torch.Tensor:

@@ -146,10 +146,10 @@ class Split:
 
     def digest(self) -> str:
         """Return a checksum of all parts: a run is continued on the data it was started with."""
-        found = hashlib.sha256()
+        checksum = hashlib.sha256()
         for part in (*self.train, *self.valid, *self.test):
-            found.update(part.contiguous().numpy().data)
-        return found.hexdigest()[:16]
+            checksum.update(part.contiguous().numpy().data)
+        return checksum.hexdigest()[:16]
 
 
 def load(name: str, root: str | None = None, valid_fraction: float = 0.2) -> Split:

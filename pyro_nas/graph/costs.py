@@ -183,9 +183,9 @@ def _latencies(space: Space, batch: Batch, repeats: int) -> tuple[dict[Key, floa
         parts = list(_parts(space, network, calls))
         differences = []
         for _ in range(repeats):
-            found = _laps(network, [part.module for part in parts], batch)
-            differences.append(_laps(network, [network], batch)[0] - sum(found))  # without the time that hooks take
-            for part, lap in zip(parts, found, strict=True):
+            times = _laps(network, [part.module for part in parts], batch)
+            differences.append(_laps(network, [network], batch)[0] - sum(times))  # without the time that hooks take
+            for part, lap in zip(parts, times, strict=True):
                 laps.setdefault(part.key, []).append(lap)
         beyond.append(statistics.median(differences))
     return {key: statistics.median(values) for key, values in laps.items()}, statistics.mean(beyond)

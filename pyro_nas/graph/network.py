@@ -70,8 +70,8 @@ class Network(nn.Module):
         laid_out = map(_channels_last, inputs) if skip_zeros else inputs  # torch.vmap has no memory formats
         values = dict(zip(self.space.inputs, laid_out, strict=True))
         for vertex, parents in self._parents.items():
-            found = [self._edge((parent, vertex), values[parent], call) for parent in parents]
-            incoming = [value for value in found if value is not None]
+            arrived = [self._edge((parent, vertex), values[parent], call) for parent in parents]
+            incoming = [value for value in arrived if value is not None]
             if not incoming:  # an empty sum is zero, and its shape is that of a primitive's output
                 edge = (parents[0], vertex)
                 incoming = [call.run(self._primitives[edge][0], (values[parents[0]],)) * 0]

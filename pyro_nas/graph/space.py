@@ -145,10 +145,10 @@ class Space(Printed):
 
     def choices(self) -> dict[str, Choices]:
         """List all open choices by latent site, nested spaces included, each shared cell once."""
-        found = {choices.site: choices for choices in self.own_choices()}
+        choices = {group.site: group for group in self.own_choices()}
         for _, child in self.children():
-            found.update(child.choices())
-        return found
+            choices.update(child.choices())
+        return choices
 
     def check_structure(self, structure: Structure, name: str = "structure") -> None:
         """Raise ValueError where ``structure`` does not give each site γ or probabilities, (…, edge, choice)."""

@@ -109,12 +109,12 @@ class _Fixed(nn.Module):
         self.running: dict[int, dict[int, Weighted]] = {}  # vertex → parent → (γ, primitive) of what runs
         for vertex in (vertex for vertex in space.vertices if vertex not in space.inputs):
             edges = {parent: (parent, vertex) for parent in space.parents(vertex)}
-            found = {p: [*zip(gamma.get(e, [1.0]), built[e].values(), strict=True)] for p, e in edges.items()}
-            running = {parent: [pair for pair in pairs if pair[0] != 0.0] for parent, pairs in found.items()}
+            weighted = {p: [*zip(gamma.get(e, [1.0]), built[e].values(), strict=True)] for p, e in edges.items()}
+            running = {parent: [pair for pair in pairs if pair[0] != 0.0] for parent, pairs in weighted.items()}
             if space.aggregations.get(vertex, "sum") == "sum":  # it may leave zeros out, unless nothing is left
                 running = {parent: pairs for parent, pairs in running.items() if pairs} or dict([*running.items()][:1])
             self.running[vertex] = {
-                parent: [(weight, _fixed(part, structure)) for weight, part in pairs or found[parent][:1]]
+                parent: [(weight, _fixed(part, structure)) for weight, part in pairs or weighted[parent][:1]]
                 for parent, pairs in running.items()
             }
         self.primitives = nn.ModuleList(
