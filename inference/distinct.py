@@ -22,6 +22,7 @@ from pyro_nas.evidence.terms import COST
 from pyro_nas.graph.costs import CostTable
 from pyro_nas.graph.enumeration import StructureKey, Vertex, count_structures, hard_choices, key_of_structure
 from pyro_nas.graph.space import Space
+from pyro_nas.random_state import forked
 from pyro_nas.reading.structure_posterior import choice_probabilities
 
 __all__ = ["Found", "repulsion", "search"]
@@ -104,6 +105,6 @@ def repulsion(space: Space, structures: list[Vertex], strength: float) -> CostTa
 def _evidence(model: PyroCallable, guide: PyroCallable, data: Pair, draws: int) -> float:
     """Return the mean of so many estimates of 𝔏 without what the cost adds."""
     evidence = Evidence(model, guide).eval()
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), forked():
         estimates = [evidence(*data) for _ in range(draws)]
     return float(torch.stack([terms.evidence + terms.penalty.get(COST, 0.0) for terms in estimates]).mean())

@@ -23,6 +23,7 @@ from pyro_nas.evidence.currencies import PyroCallable
 from pyro_nas.evidence.estimator import MAX_ENUMERATED
 from pyro_nas.evidence.sites import Substitute, log_prob_of, sample_sites, support_rows
 from pyro_nas.printing import Printed, Table
+from pyro_nas.random_state import seeded
 from pyro_nas.reading.arviz_export import r_hat
 from pyro_nas.reading.importance import check_unscaled
 from pyro_nas.reading.posterior import each_draw, evaluation_mode
@@ -194,10 +195,8 @@ def sampling_of(model: PyroCallable, data: Pair, draws: int, warmup: int, chains
     x, y = check_pair("data", data)
     if hasattr(model, "check"):
         model.check(x, y)
-    with evaluation_mode(model), torch.random.fork_rng():
-        torch.manual_seed(checks.seed(seed))
-        with pyro.validation_enabled(False):  # a trial step may leave the support
-            yield Target(model, (x, y))
+    with evaluation_mode(model), seeded(seed), pyro.validation_enabled(False):  # a trial step may leave the support
+        yield Target(model, (x, y))
 
 
 def run_chain(

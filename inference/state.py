@@ -14,6 +14,7 @@ from torch import nn
 from pyro_nas.evidence.currencies import PyroCallable, SampleMessage, Sites
 from pyro_nas.evidence.sites import is_structure, local_parameters, sample_sites
 from pyro_nas.inference.stepper import Stepper
+from pyro_nas.random_state import forked
 
 __all__ = ["FitState", "kept_buffers", "named_parameters", "split_parameters"]
 
@@ -46,7 +47,7 @@ def split_parameters(
     Raises ValueError where the guide has no parameters of structure or of weights, or some that serve both.
     """
     reached = _reached(sample_sites(guide, args), named, structure=True)
-    with torch.random.fork_rng(), _DetachedStructure():  # weights may depend on Γ, and so on all that Γ depends on
+    with forked(), _DetachedStructure():  # weights may depend on Γ, and so on all that Γ depends on
         shared = reached & _reached(sample_sites(guide, args), named, structure=False)
     only_weights = set(named) - reached
     if not reached:

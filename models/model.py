@@ -32,6 +32,7 @@ from pyro_nas.models.likelihoods import Likelihood, categorical
 from pyro_nas.models.priors import WeightPrior, fan_in, normal
 from pyro_nas.models.structures import StructurePrior, check_temperature, gumbel_softmax
 from pyro_nas.printing import Printed, Table
+from pyro_nas.random_state import check_thread, forked
 
 __all__ = ["Model"]
 
@@ -67,6 +68,7 @@ class Model(Printed, SpaceModel):
         cost: Cost | None = None,
     ):
         super().__init__()
+        check_thread()  # a network draws its first weights
         if not isinstance(space, Space):
             raise TypeError(f"space: expected a Space, got {checks.describe(space)}.")
         if structure is not None and not isinstance(structure, StructurePrior):
@@ -192,7 +194,7 @@ class Model(Printed, SpaceModel):
         """Return the latent sites of the weight prior with initial values: the network's own initialisation."""
         if not self.packing.size:
             return {}
-        with poutine.block(), torch.random.fork_rng():
+        with poutine.block(), forked():
             nodes = sample_sites(self.weights, ())
         named = {name: dict(self.network.named_parameters())[name].detach() for name in self.packing.names}
         latents = {}

@@ -19,6 +19,7 @@ from torch import nn
 from torch.distributions import Distribution, kl_divergence
 
 from pyro_nas.evidence.currencies import Law, PyroCallable, SampleMessage, Site, Sites, Tensors
+from pyro_nas.random_state import check_thread
 
 __all__ = [
     "COMPLEXITY",
@@ -106,7 +107,8 @@ class Run(NamedTuple):
 
 
 def run(function: PyroCallable, args: tuple[object, ...]) -> Run:
-    """Run a Pyro callable."""
+    """Run a Pyro callable; raise RuntimeError where another thread is in a fit."""
+    check_thread()
     with local_parameters(function):
         nodes = poutine.trace(function).get_trace(*args).nodes
     sites = {n: site for n, site in nodes.items() if site["type"] == "sample" and not site_is_subsample(site)}

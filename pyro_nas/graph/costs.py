@@ -23,6 +23,7 @@ from pyro_nas.graph.memory import keep_heap
 from pyro_nas.graph.network import Network
 from pyro_nas.graph.primitives import Primitive
 from pyro_nas.graph.space import Factory, Space, Structure
+from pyro_nas.random_state import forked
 
 __all__ = ["UNITS", "Batch", "CostTable", "measure", "total_cost"]
 
@@ -238,7 +239,7 @@ def _checked(x: Inputs, kind: Kind, repeats: int) -> Batch:
 
 def _built(space: Space, batch: Batch) -> tuple[Network, dict[nn.Module, Batch]]:
     """Build the network, run every primitive once, and return what each module was called with, values left out."""
-    with torch.random.fork_rng(devices=[]):  # initial weights are no draws of the caller's
+    with forked():  # initial weights are no draws of the caller's
         network = Network(space).to(batch[0].device).eval().requires_grad_(False)  # the counter asks who needs one
     calls: dict[nn.Module, Batch] = {}
 

@@ -19,6 +19,7 @@ from pyro_nas.checks import describe
 from pyro_nas.data import Pair
 from pyro_nas.evidence.currencies import Tensors
 from pyro_nas.evidence.sites import run_at
+from pyro_nas.random_state import forked
 from pyro_nas.reading.posterior import each_draw, evaluation_mode
 
 __all__ = ["recalibrate", "recalibrated"]
@@ -74,7 +75,7 @@ def _layers(model: nn.Module) -> list[_BatchNorm]:
 def _counting(model: nn.Module, layers: list[_BatchNorm]) -> Iterator[None]:
     """Have the layers average over all that they see; afterwards modes and the random state are as they were."""
     momenta = [layer.momentum for layer in layers]
-    with torch.no_grad(), torch.random.fork_rng(), poutine.block(), evaluation_mode(model):
+    with torch.no_grad(), forked(), poutine.block(), evaluation_mode(model):
         for layer in layers:
             layer.reset_running_stats()
             layer.momentum = None

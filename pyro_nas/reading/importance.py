@@ -23,6 +23,7 @@ from pyro_nas.data import Pair, check_pair
 from pyro_nas.evidence.currencies import PyroCallable, Site, Sites
 from pyro_nas.evidence.sites import Substitute, check_sites, innermost, is_structure, log_prob_of, sample_sites
 from pyro_nas.graph.enumeration import StructureKey, Vertex, key_of_structure
+from pyro_nas.random_state import seeded
 from pyro_nas.reading.arviz_export import pareto_smoothed
 from pyro_nas.reading.posterior import evaluation_mode
 
@@ -131,8 +132,7 @@ def weigh(model: PyroCallable, guide: PyroCallable, data: Pair, draws: int = 100
     with ExitStack() as stack:
         stack.enter_context(evaluation_mode(model, guide))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.random.fork_rng())
-        torch.manual_seed(checks.seed(seed))
+        stack.enter_context(seeded(seed))
         laws = {name: innermost(site["fn"]) for name, site in sample_sites(guide, (x, y)).items()}
         runs = [_run(model, guide, (x, y))]
         stack.enter_context(pyro.validation_enabled(False))  # one pass will do

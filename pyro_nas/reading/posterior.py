@@ -20,6 +20,7 @@ from torch.distributions import TransformedDistribution
 from pyro_nas.data import Inputs, check_classes
 from pyro_nas.evidence.currencies import Draws, Law, PyroCallable, SampleMessage, SpaceModel, Tensors
 from pyro_nas.evidence.sites import innermost, run_at, sample_sites
+from pyro_nas.random_state import forked
 from pyro_nas.reading.structure_posterior import choice_probabilities, most_probable
 
 __all__ = ["accuracy", "draw", "draws_of", "each_draw", "evaluation_mode", "mean_draw", "predict", "share_correct"]
@@ -45,7 +46,7 @@ def mean_draw(guide: PyroCallable, *args: object) -> Draws:
     Raises ValueError for a law that has no mean, or one that is not finite.
     """
     probabilities = choice_probabilities(guide, *args)
-    with torch.no_grad(), torch.random.fork_rng(), _Centred(probabilities):
+    with torch.no_grad(), forked(), _Centred(probabilities):
         sites = sample_sites(guide, args)
     return Draws(
         {

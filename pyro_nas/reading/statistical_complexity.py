@@ -18,6 +18,7 @@ from pyro_nas.evidence.sites import is_structure, sample_sites, unjoined
 from pyro_nas.graph.costs import total_cost
 from pyro_nas.graph.derivation import derive
 from pyro_nas.graph.space import Space, Structure
+from pyro_nas.random_state import forked
 from pyro_nas.reading.pruning import moments, parametric_complexity
 from pyro_nas.reading.structure_posterior import choice_probabilities, edge_entropies
 
@@ -35,7 +36,7 @@ def differential_entropy(guide: PyroCallable, *args: object, num_samples: int = 
     """
     checks.integer("num_samples", num_samples, low=2)
     result = {}
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), forked():
         for name, law in _structure_laws(guide, args).items():
             if not _is_relaxed(law):
                 raise ValueError(
@@ -117,7 +118,7 @@ def complexities(
         "parametric": parametric_complexity(*moments(guide, packing, x)),
         "entropy_of_choice": float(sum(value.sum() for value in entropies.values())),
     }
-    with torch.random.fork_rng():
+    with forked():
         laws = _structure_laws(guide, (x,)).values()
     if laws and all(map(_is_relaxed, laws)):
         relaxed = differential_entropy(guide, x, num_samples=num_samples).values()

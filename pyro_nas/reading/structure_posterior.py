@@ -20,6 +20,7 @@ from pyro_nas.evidence.sites import is_structure, same_law, sample_sites, unjoin
 from pyro_nas.graph.enumeration import Vertex, hard_choices
 from pyro_nas.graph.space import Choices, Restriction, Space
 from pyro_nas.printing import Printed, Table
+from pyro_nas.random_state import forked
 
 __all__ = [
     "ChoiceProbabilities",
@@ -71,7 +72,7 @@ def choice_probabilities(guide: PyroCallable, *args: object, num_samples: int = 
     that does not know it, the share of draws. The random state is left as it was. They print as a table, with λ and
     the temperature of a guide that knows its model: at λ other than 1 they are of a tempered posterior.
     """
-    with torch.no_grad(), torch.random.fork_rng(), poutine.block():
+    with torch.no_grad(), forked(), poutine.block():
         runs = [sample_sites(guide, args) for _ in range(2)]
         if not _same_laws(runs) or _coincide(*runs):
             runs += [sample_sites(guide, args) for _ in range(num_samples - 2)]
