@@ -43,7 +43,7 @@ def fit(
 
     Raises ValueError where the guide's structure sites share parameters with its weights.
     """
-    with Session(model, guide, train, valid, Options.of(options)) as session:
+    with Session(model, guide, train, valid, Options.of(options), {"fit": "bilevel"}) as session:
         factories = (optimizer, scheduler, structure_optimizer, structure_scheduler)
         return alternate(session, lambda number, lower, upper, batch, held_out: upper(number, *held_out), *factories)
 

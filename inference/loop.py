@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Generic
 
@@ -22,12 +22,14 @@ from pyro_nas.data import Batches, Pair, Source
 from pyro_nas.evidence import Terms, evaluate
 from pyro_nas.evidence.currencies import PyroCallable
 from pyro_nas.graph.network import Network
-from pyro_nas.inference.checkpoint import Checkpoint
+from pyro_nas.inference.fit_identity import fit_identity, sample_batch, values_at
 from pyro_nas.inference.options import Options
 from pyro_nas.inference.result import Fit, G, Record
+from pyro_nas.inference.saved_fit import SavedFit
 from pyro_nas.inference.schedules import Schedule
 from pyro_nas.inference.state import FitState, named_parameters
 from pyro_nas.inference.stepper import NonFiniteLoss, OptimizerFactory, SchedulerFactory, Stepper
+from pyro_nas.random_state import check_thread, forked, seeded
 from pyro_nas.reading.structure_posterior import choice_probabilities
 
 __all__ = ["Session"]
@@ -39,14 +41,24 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
     Within the context the random state is the fit's own, started at its seed, and Pyro validates only the first pass.
 
     Raises TypeError for a model or a guide that cannot be called, and for data that are no tensors; ValueError for
-    other bad data and for options that the pair cannot have, such as a schedule of what the model lacks; and, on
-    entering, ValueError where the sites of the guide are not the model's, or it has no parameters.
+    other bad data and for options that the pair cannot have, such as a schedule of what the model lacks; RuntimeError
+    where another thread is in a fit; and, on entering, ValueError where the sites of the guide are not the model's, or
+    it has no parameters.
     """
 
-    def __init__(self, model: PyroCallable, guide: G, train: Source, valid: Source | None, options: Options):
+    def __init__(
+        self,
+        model: PyroCallable,
+        guide: G,
+        train: Source,
+        valid: Source | None,
+        options: Options,
+        procedure: Mapping[str, object],
+    ):
+        check_thread()
         checks.is_callable("model", model, "a Pyro model")
         checks.is_callable("guide", guide, "a Pyro guide")
-        self.model, self.guide, self.options = model, guide, options
+        self.model, self.guide, self.options, self.procedure = model, guide, options, procedure
         modules = [part for part in (model, guide) if isinstance(part, nn.Module)]
         self.device = next((p.device for part in modules for p in part.parameters()), torch.device("cpu"))
         self.train = Batches("train", train, options.batch_size, self.device)
@@ -68,6 +80,7 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
         self._stack = ExitStack()
 
     def __enter__(self) -> Session[G]:
+        self._stack.enter_context(seeded(self.options.seed))
         try:
             self._first_pass()
         except BaseException:
@@ -79,8 +92,6 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
 
     def _first_pass(self) -> None:
         """Run model and guide once on a first batch, and collect the parameters."""
-        self._stack.enter_context(torch.random.fork_rng())
-        torch.manual_seed(self.options.seed)
         self._set_progress(0)
         self._set_mode(train=False)  # the first pass is a check, and leaves batch normalisation as it is
         first = self.train.first()
@@ -108,23 +119,18 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
         scheduled steps, and what a step raises; NonFiniteLoss leaves the pair as after the last whole epoch.
         """
         options = self.options
-        sources = {"train": self.train, "valid": self.valid}
-        generators = {name: b.generator for name, b in sources.items() if b is not None and b.generator is not None}
+        generators = self.train.generators() | ({} if self.valid is None else self.valid.generators())
         state = FitState(self.model, self.guide, self.named, steppers, generators)
-        checkpoint = None if options.checkpoint is None else Checkpoint(options.checkpoint)
         history: list[Record] = []
         best: dict[str, torch.Tensor] = {}
-        if checkpoint is not None and options.resume and checkpoint.exists():
-            tensors, position = checkpoint.load()
+        saved: SavedFit | None = None
+        if options.checkpoint is not None:
             schedules = [options.temperature, options.complexity, *(stepper.scheduler for stepper in steppers.values())]
-            if position["steps"] != self.steps and any(schedule is not None for schedule in schedules):
-                raise ValueError(
-                    f"epochs: expected {position['steps']} steps, those of the schedules, got {self.steps}. "
-                    "Resume with the same epochs, data and batch size, or fit without schedules."
-                )
-            best = {n.removeprefix("best."): tensors.pop(n) for n in list(tensors) if n.startswith("best.")}
-            state.load(tensors, position["steppers"])
-            history = position["history"]
+            scheduled = any(schedule is not None for schedule in schedules)
+            saved = SavedFit(options.checkpoint, state, self._identity(state), self.steps, scheduled=scheduled)
+            self._stack.enter_context(saved)
+            if options.resume:
+                history, best = saved.load()
         bar = tqdm(total=options.epochs, initial=len(history), disable=not options.progress, unit="epoch", leave=False)
         with bar:
             asked = False  # by a callback; unlike lost patience that does not outlast the call
@@ -134,12 +140,9 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
                 if options.patience is not None and _best_epoch(history) == len(history) - 1:
                     best = state.snapshot()
                 record["stopped"] = self._lost_patience(history)
-                answers = [callback(record) for callback in options.callbacks]
-                asked = any(answers)
-                if checkpoint is not None:
-                    tensors, position = state.dump()
-                    tensors.update({f"best.{name}": value for name, value in best.items()})
-                    checkpoint.save(tensors, {"steppers": position, "history": history, "steps": self.steps})
+                asked = self._asked(record)
+                if saved is not None:
+                    saved.save(history, best)
                 bar.update()
                 bar.set_postfix(evidence=f"{record['evidence']:.4g}")
         last = history[-1]
@@ -148,6 +151,26 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
             last = history[_best_epoch(history)]
         self._set_progress(self.steps)
         return Fit(self.model, self.guide, history, last["evidence"])
+
+    def _identity(self, state: FitState) -> dict[str, object]:
+        """Return what a checkpoint says of the fit that it is of."""
+        self._set_progress(0)
+        self._set_mode(train=False)
+        data = {"train": self.train, "valid": self.valid}
+        options = fit_identity(self.model, self.guide, data, self.options, state.steppers, self.procedure)
+        evidence = self.options.evidence(self.model, self.guide).to(self.device)
+        values = values_at(state.live, evidence, sample_batch(self.train))
+        self._set_mode(train=True)
+        return {"fit": options, "values": values}
+
+    def _asked(self, record: Record) -> bool:
+        """Whether a callback stops the fit; what callbacks draw, and the modes they leave, do not change it."""
+        if not self.options.callbacks:
+            return False
+        with forked():
+            answers = [callback(record) for callback in self.options.callbacks]
+        self._set_mode(train=True)
+        return any(answers)
 
     def _epoch(self, epoch: int, state: FitState, step: Callable[[int, Pair], Terms]) -> Record:
         good = state.snapshot()
@@ -184,8 +207,7 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
         """
         assert self.valid is not None
         self._set_progress(self.steps)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        with seeded(0):
             terms = evaluate(self.model, self.guide, self.valid)
         self._set_mode(train=True)
         return terms

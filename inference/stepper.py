@@ -115,6 +115,7 @@ class Stepper:
         if not isinstance(self.optimizer, Optimizer):
             raise TypeError(f"optimizer: expected a torch optimizer, got {checks.describe(self.optimizer)}.")
         self.scheduler = None if scheduler is None else scheduler(self.optimizer, steps)
+        self.made_by = {"optimizer": optimizer, "scheduler": scheduler}
         self.options = options
         keep_heap()
 

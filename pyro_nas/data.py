@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pyro_nas import checks
+from pyro_nas.files.identity import identity_digest, tensor_digest
+from pyro_nas.random_state import forked, generators
 
 __all__ = [
     "NAMED",
@@ -33,6 +34,7 @@ Pair = tuple[Inputs, torch.Tensor]
 Labelled = tuple[torch.Tensor, torch.Tensor]
 Source = Pair | DataLoader[Any] | Dataset[Any]
 NAMED = ("digits", "mnist", "fashion-mnist")
+BROKEN = (OSError, RuntimeError, ValueError, TypeError, LookupError, AssertionError)  # of torchvision, for its files
 
 
 def check_pair(name: str, data: object) -> Pair:
@@ -74,7 +76,7 @@ class Batches:
     """
 
     def __init__(self, name: str, source: Source, batch_size: int, device: torch.device):
-        self.device, self.batch_size = device, checks.integer("batch_size", batch_size, low=1)
+        self.name, self.device, self.batch_size = name, device, checks.integer("batch_size", batch_size, low=1)
         self.loader: DataLoader[Any] | None = None
         if isinstance(source, DataLoader):
             self.loader = source
@@ -103,18 +105,19 @@ class Batches:
     def first(self) -> Pair:
         """Return a first batch, without touching the random state; raise what ``check_pair`` raises for a loader's."""
         if self.loader is not None:
-            before = None if self.generator is None else self.generator.get_state()
-            with torch.random.fork_rng():
+            before = {name: generator.get_state() for name, generator in self.generators().items()}
+            with forked():
                 x, y = next(iter(self.loader))
-            if self.generator is not None and before is not None:
-                self.generator.set_state(before)
+            for name, generator in self.generators().items():
+                generator.set_state(before[name])
             return check_pair("the loader's batch", (_move(x, self.device), y.to(self.device)))
         return _take(self.x, slice(self.batch_size)), self.y[: self.batch_size]
 
-    @property
-    def generator(self) -> torch.Generator | None:
-        """The loader's own random generator, where it has one."""
-        return None if self.loader is None else self.loader.generator
+    def generators(self) -> dict[str, torch.Generator]:
+        """Return the random generators that the loader, its samplers or its dataset have of their own, by place."""
+        parts = {name: getattr(self.loader, name, None) for name in ("batch_sampler", "dataset", "sampler")}
+        parts |= {"loader": self.loader, "batches": getattr(parts["batch_sampler"], "sampler", None)}
+        return generators({f"{self.name}.{part}": owner for part, owner in parts.items()})
 
     def everything(self) -> Pair | None:
         """Return all data where they are tensors."""
@@ -131,12 +134,18 @@ def _take(x: Inputs, index: torch.Tensor | slice) -> Inputs:
 
 @dataclass(frozen=True)
 class Split:
-    """Train, validation and test parts of a set for classification, each a pair (x, y)."""
+    """Train, validation and test parts of a set for classification, each a pair (x, y).
+
+    x is (stored − ``mean``) / ``sd``, both of a shape that broadcasts; ``names`` are those of the classes.
+    """
 
     train: Labelled
     valid: Labelled
     test: Labelled
     classes: int
+    mean: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
+    sd: torch.Tensor = field(default_factory=lambda: torch.ones(()))
+    names: tuple[str, ...] = ()
 
     @property
     def known(self) -> Labelled:
@@ -146,10 +155,7 @@ class Split:
 
     def digest(self) -> str:
         """Return a checksum of all parts: a run is continued on the data it was started with."""
-        checksum = hashlib.sha256()
-        for part in (*self.train, *self.valid, *self.test):
-            checksum.update(part.contiguous().numpy().data)
-        return checksum.hexdigest()[:16]
+        return identity_digest([tensor_digest(part) for part in (*self.train, *self.valid, *self.test)])
 
 
 def load(name: str, root: str | None = None, valid_fraction: float = 0.2) -> Split:
@@ -172,8 +178,8 @@ def load(name: str, root: str | None = None, valid_fraction: float = 0.2) -> Spl
         from sklearn.datasets import load_digits
 
         images, labels = load_digits(return_X_y=True)
-        x = torch.as_tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 8 - 1
-        return _split(x, torch.as_tensor(labels), valid_fraction)
+        x = torch.as_tensor(images, dtype=torch.float32).view(-1, 1, 8, 8)
+        return _split(x, torch.as_tensor(labels), valid_fraction, half=8.0)
     if root is None:
         raise ValueError(
             f"root: expected the folder of {name!r} (downloaded there where absent), got None. Pass --root."
@@ -184,12 +190,12 @@ def load(name: str, root: str | None = None, valid_fraction: float = 0.2) -> Spl
     raw = Path(root) / kind.__name__ / "raw"
     try:
         sets = [kind(root, train=part, download=not raw.exists()) for part in (True, False)]
-    except (RuntimeError, ValueError) as error:  # what torchvision raises for missing and broken files
+    except BROKEN as error:
         raise ValueError(
             f"root: expected torchvision's files in {str(raw)!r}, got {error} Remove the folder to download them again."
         ) from error
-    (x, y), test = [(part.data[:, None].float() / 127.5 - 1, part.targets) for part in sets]
-    return _split(x, y, valid_fraction, test)
+    (x, y), test = [(part.data[:, None].float(), part.targets) for part in sets]
+    return replace(_split(x, y, valid_fraction, test, half=127.5), names=tuple(sets[0].classes))
 
 
 def _load_npz(path: Path, valid_fraction: float) -> Split:
@@ -209,12 +215,13 @@ def _load_npz(path: Path, valid_fraction: float) -> Split:
         raise ValueError(f"data: expected integer class indices y of shape (data,), got {y.dtype} {y.shape}.")
     features, labels = torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(y.astype(np.int64))
     check_pair("data", (features, labels))
-    return _split(features, labels, valid_fraction, standardise=True)
+    return _split(features, labels, valid_fraction)
 
 
 def _split(
-    x: torch.Tensor, y: torch.Tensor, valid_fraction: float, test: Labelled | None = None, *, standardise: bool = False
+    x: torch.Tensor, y: torch.Tensor, valid_fraction: float, test: Labelled | None = None, *, half: float | None = None
 ) -> Split:
+    """Split, and scale x from [0, 2 · half] to [−1, 1], or to mean 0 and sd 1 of the training part."""
     from sklearn.model_selection import train_test_split
 
     classes = int(y.max()) + 1
@@ -226,8 +233,11 @@ def _split(
         rest, held = train_test_split(rest, test_size=0.2, random_state=0, stratify=y)
         test = (x[held], y[held])
     train, valid = train_test_split(rest, test_size=valid_fraction, random_state=0, stratify=y[rest])
-    if standardise:
+    if half is None:
         axes = (0, *range(2, x.dim()))
         mean, sd = x[train].mean(axes, keepdim=True), x[train].std(axes, keepdim=True).clamp_min(1e-6)
-        x, test = (x - mean) / sd, ((test[0] - mean) / sd, test[1])
-    return Split((x[train], y[train]), (x[valid], y[valid]), test, classes)
+    else:
+        mean = sd = torch.tensor(half)
+    x, test = (x - mean) / sd, ((test[0] - mean) / sd, test[1])
+    names = tuple(str(number) for number in range(classes))
+    return Split((x[train], y[train]), (x[valid], y[valid]), test, classes, mean, sd, names)

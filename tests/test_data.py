@@ -1,8 +1,10 @@
 """Data: batches, and the splits of named sets and of files."""
 
+import struct
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -38,6 +40,31 @@ def test_splits_are_disjoint_stratified_and_standardised(tmp_path):
     assert torch.allclose(split.train[0].mean(0), torch.zeros(4), atol=1e-5)
     assert torch.allclose(split.train[0].std(0), torch.ones(4), atol=1e-4)
     assert len(split.test[1]) == 20
+
+
+def test_broken_files_of_torchvision_are_named(tmp_path):
+    """Bits flipped in the heads of files, and files cut off: those that still read as images have others' shapes."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        numbers = np.arange(30 * 4, dtype=np.uint8)
+        heads = {"images-idx3": struct.pack(">4i", 0x803, 30, 2, 2), "labels-idx1": struct.pack(">2i", 0x801, 30)}
+        for name, head in heads.items():
+            body = numbers if name == "images-idx3" else numbers[:30] % 3
+            (raw / f"{part}-{name}-ubyte").write_bytes(head + body.tobytes())
+    split = load("mnist", str(tmp_path))
+    assert split.test[0].flatten()[1].item() == pytest.approx((1 - 127.5) / 127.5)
+    assert (split.mean.item(), split.sd.item(), split.names[3]) == (127.5, 127.5, "3 - three")
+    for path in raw.iterdir():
+        content = path.read_bytes()
+        for place in range(0, 8 * 8, 5):
+            changed = bytearray(content)
+            changed[place // 8] ^= 1 << place % 8
+            for damaged in (changed, content[: place // 4]):
+                path.write_bytes(damaged)
+                with pytest.raises(ValueError, match=r"^(root: expected torchvision's files in|data)"):
+                    load("mnist", str(tmp_path))
+        path.write_bytes(content)
 
 
 def test_a_first_batch_leaves_every_random_state():

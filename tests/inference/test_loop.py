@@ -2,12 +2,15 @@
 
 import contextlib
 import math
+from functools import partial
 
 import pyro
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
+from pyro_nas import Space
+from pyro_nas.graph.primitives import dense
 from pyro_nas.inference import adam, one_cycle, schedules, svi
 from pyro_nas.inference.loop import _best_epoch
 from pyro_nas.models import Model, guides, likelihoods, structures
@@ -215,3 +218,75 @@ def test_schedulers_with_number_keys_and_loaders_with_generators_resume(small_sp
     model, guide, loader, options = parts(tmp_path / "parts")
     svi.fit(model, guide, loader, resume=True, **options)
     assert torch.equal(guide.loc["weights"], expected)
+
+
+def test_callbacks_may_draw_and_change_modes_without_changing_the_fit(state, same):
+    x, y = torch.randn(40, 3), torch.arange(40) % 2
+    noisy = Space({(0, 1): {"a": partial(Noisy, 3, 3), "b": dense(3, 3)}, (1, 2): {"out": dense(3, 2)}})
+
+    def fitted(**options):
+        torch.manual_seed(0)
+        model = Model(noisy, num_data=40)
+        guide = guides.MeanField(model)
+        svi.fit(model, guide, (x, y), epochs=3, batch_size=10, **options)
+        return state(model, guide)
+
+    def draws(record):
+        torch.randn(record["epoch"] + 1)
+        torch.manual_seed(99)
+
+    expected = fitted()
+    assert same(fitted(callbacks=[draws]), expected)
+    assert same(fitted(callbacks=[draws, lambda record: MODELS[-1].eval() and None]), expected)
+
+
+MODELS = []
+
+
+class Noisy(torch.nn.Linear):
+    """A linear map of inputs of which half are dropped, in training."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        MODELS.append(self)
+
+    def forward(self, x):
+        return super().forward(torch.nn.functional.dropout(x, 0.5, self.training))
+
+
+@pytest.mark.parametrize("where", ["loader", "sampler", "batch sampler", "dataset"])
+def test_a_fit_resumes_with_generators_of_samplers_and_datasets(where, small_data, tmp_path, build, state, same):
+    class Jittered(Dataset):
+        def __init__(self):
+            self.generator = torch.Generator().manual_seed(5)
+
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, index):
+            return small_data[0][index] + 0.1 * torch.randn(3, generator=self.generator), small_data[1][index]
+
+    def loader():
+        generator, data = torch.Generator().manual_seed(3), TensorDataset(*small_data)
+        if where == "loader":
+            return DataLoader(data, 8, shuffle=True, generator=generator)
+        sampler = RandomSampler(data, generator=generator)
+        if where == "sampler":
+            return DataLoader(data, 8, sampler=sampler)
+        if where == "batch sampler":
+            return DataLoader(data, batch_sampler=BatchSampler(sampler, 8, drop_last=False))
+        return DataLoader(Jittered(), 8)
+
+    def stop(record):
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    model, guide = build()
+    svi.fit(model, guide, loader(), epochs=4, checkpoint=tmp_path / "whole")
+    expected = state(model, guide)
+    model, guide = build()
+    with pytest.raises(KeyboardInterrupt):
+        svi.fit(model, guide, loader(), epochs=4, checkpoint=tmp_path / "parts", callbacks=[stop])
+    model, guide = build(seed=7)
+    svi.fit(model, guide, loader(), epochs=4, checkpoint=tmp_path / "parts", resume=True)
+    assert same(state(model, guide), expected)

@@ -54,14 +54,14 @@ def evidence(
     checks.seed(checks.seed(seed) + RESTARTS)
     config = {"example": example, "methods": methods, "size": size, "scale": scale, "folds": folds, "seed": seed}
     family = build(size, scale, seed)
-    folder = RunFolder(out, config, resume=resume)
-    rows = {}
-    for name in family.problems:
-        path = f"rows/{name.replace(', ', '-').replace(' ', '_')}.json"
-        remark = f"{name}, size {size}, scale {scale:g}"
-        rows[name] = folder.row(path, ("exact",), partial(_row, family, name, methods, folds, remark))
-        print(f"{name}: log p(D) = {rows[name]['exact']:.3f}", flush=True)
-    _report(folder, config, family.planted, rows)
+    with RunFolder(out, config, resume=resume) as folder:
+        rows = {}
+        for name in family.problems:
+            path = f"rows/{name.replace(', ', '-').replace(' ', '_')}.json"
+            remark = f"{name}, size {size}, scale {scale:g}"
+            rows[name] = folder.row(path, ("exact",), partial(_row, family, name, methods, folds, remark))
+            print(f"{name}: log p(D) = {rows[name]['exact']:.3f}", flush=True)
+        _report(folder, config, family.planted, rows)
 
 
 def _row(family: Example, name: str, methods: Sequence[str], folds: int, remark: str) -> Row:

@@ -19,9 +19,10 @@ from pyro_nas.inference.options import Record
 from pyro_nas.models import Model
 from pyro_nas.models.guides import Guide
 from pyro_nas.reading.metrics import classification_metrics
-from pyro_nas.reading.posterior import draw, predict
+from pyro_nas.reading.posterior import draw
 from pyro_nas.reading.structure_posterior import by_edge, edge_entropies, number_by_edge, probable_structures
 from pyro_nas.studies.run_folder import RunFolder
+from pyro_nas.studies.search.saved_run import MODEL, WEIGHTS, description, predictive
 from pyro_nas.studies.search.settings import Settings
 
 SMALL = 100_000  # weights below which the stored posterior has 1000 draws of the structure, not 100
@@ -71,6 +72,7 @@ def report(
     seconds = {"search": searched.seconds, "retrain": derived.seconds, "test": time.perf_counter() - start}
     summary["seconds"] = {name: round(value, 2) for name, value in seconds.items()}
     _write(folder, searched, derived, probabilities, structure_draws)
+    folder.write_sealed(MODEL, description(derived.model, split))
     folder.write_json("summary.json", summary)
     for name, metrics in summary["test"].items():
         accuracy, error = metrics["accuracy"], metrics["calibration_error"]
@@ -91,7 +93,7 @@ def summarise(
         "data": settings.data,
         "seed": settings.seed,
         "test": {
-            name: _tested(fitted, split, settings.draws, device)
+            name: _tested(fitted, split, settings.draws, settings.seed, device)
             for name, fitted in (("posterior_predictive", searched), ("derived", derived))
         },
         "probabilities": by_edge(space, probabilities),
@@ -109,11 +111,10 @@ def summarise(
     }
 
 
-def _tested(fitted: Fitted, split: Split, draws: int, device: torch.device) -> dict[str, float]:
+def _tested(fitted: Fitted, split: Split, draws: int, seed: int, device: torch.device) -> dict[str, float]:
     """Return the metrics of the posterior predictive on the test part."""
     x, y = split.test
-    drawn = draw(fitted.guide, num_samples=draws)
-    return classification_metrics(predict(fitted.model, drawn, x.to(device)).cpu(), y)
+    return classification_metrics(predictive(fitted.model, fitted.guide, x.to(device), draws, seed).cpu(), y)
 
 
 def _chosen(space: Space, structure: Probabilities) -> dict[str, list[str]]:
@@ -139,7 +140,7 @@ def _write(
 
     space = searched.model.space
     folder.write_json("architecture.json", to_dict(derived.model.space))
-    folder.write_tensors("weights.safetensors", state_of(derived.model, derived.guide))
+    folder.write_tensors(WEIGHTS, state_of(derived.model, derived.guide))
     folder.write_with("posterior.nc", lambda path: to_arviz(structure_draws, space).to_netcdf(str(path)))
     folder.write_with("architecture.png", partial(plots.save, plots.plot_architecture(space, probabilities)))
     folder.write_with("structure.png", partial(plots.save, plots.plot_structure(searched.records, space)))
