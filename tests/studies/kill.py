@@ -95,6 +95,7 @@ class Process:
         except BaseException as error:
             print(f"Traceback: {error!r}")
         print(f"events {events.count}", flush=True)
+        sys.stderr.flush()
         os._exit(status)
 
     def wait(self, seconds: float | None = None) -> tuple[int, str, float]:
@@ -261,7 +262,7 @@ class Trial:
             return "silent"
         status, text, _ = Process(self.arguments[name], out, self.folder / "log").wait()
         if status == 2 and "Traceback" not in text:
-            return self.refused(where, path, next(line for line in text.splitlines() if "error:" in line))
+            return self.refused(where, path, next((line for line in text.splitlines() if "error: " in line), ""))
         if status == 0 and left(out) == self.expected[name]:
             return "nothing changed"
         self.wrong.append(f"{where}: status {status}, {text[-500:]}")
