@@ -20,7 +20,7 @@ from pyro_nas import checks
 from pyro_nas.augmentation import augmented
 from pyro_nas.data import Batches, Pair, Source
 from pyro_nas.evidence import Terms, evaluate
-from pyro_nas.evidence.currencies import PyroCallable
+from pyro_nas.evidence.currencies import PyroCallable, SpaceModel
 from pyro_nas.graph.network import Network
 from pyro_nas.inference.checkpoint import Checkpoint
 from pyro_nas.inference.options import Options
@@ -46,6 +46,7 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
     def __init__(self, model: PyroCallable, guide: G, train: Source, valid: Source | None, options: Options):
         checks.is_callable("model", model, "a Pyro model")
         checks.is_callable("guide", guide, "a Pyro guide")
+        _check_pair(model, guide)
         self.model, self.guide, self.options = model, guide, options
         modules = [part for part in (model, guide) if isinstance(part, nn.Module)]
         self.device = next((p.device for part in modules for p in part.parameters()), torch.device("cpu"))
@@ -204,6 +205,16 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
         for part in (self.model, self.guide):
             if isinstance(part, nn.Module):
                 part.train(train)
+
+
+def _check_pair(model: object, guide: object) -> None:
+    """Raise where the guide is of another model, whose temperature and λ the fit would not change."""
+    other = getattr(guide, "model", None)
+    if isinstance(model, SpaceModel) and isinstance(other, SpaceModel) and other is not model:
+        raise ValueError(
+            "guide: expected one of this model, got one of another, such as a copy made apart from it. Copy both "
+            "together, copy.deepcopy((model, guide)), or pass guide.model."
+        )
 
 
 def _check_dealt(model: object, y: torch.Tensor, particles: int) -> None:
