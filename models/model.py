@@ -105,7 +105,7 @@ class Model(Printed, SpaceModel):
             self.structure_prior.reparameterised or not self.choices
         )
         weights = normal(fan_in()) if weights is None else checks.is_callable("weights", weights, "a weight prior")
-        self.weights = weights(self.packing)
+        self.weights = weights(self.packing) if self.packing.size else _no_weights
 
     def table(self) -> Table:
         """Return what the model is made of."""
@@ -151,7 +151,7 @@ class Model(Printed, SpaceModel):
         """
         with poutine.scale(scale=self.draw_complexity()):
             structure = {site: pyro.sample(site, self.structure_law(site)) for site in self.choices}
-            weights = self.weights() if self.packing.size else {}
+            weights = self.weights()
             weight = 1.0 if self.cost is None else self.cost(structure)  # of the likelihood
         # a structure may have an axis of its own for the data: one γ an example
         if any(v.dim() > len(self._shapes[n]) + (n in structure) for n, v in (*weights.items(), *structure.items())):
@@ -250,6 +250,10 @@ class Model(Printed, SpaceModel):
     def point_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters without a prior, which a fit optimises beside the guide's."""
         return (parameter for parameter in self.parameters() if parameter.requires_grad)
+
+
+def _no_weights() -> dict[str, torch.Tensor]:
+    return {}
 
 
 def _buffer(site: str) -> str:

@@ -9,6 +9,7 @@ from pyro.distributions import Delta
 from torch.distributions import Transform, kl_divergence
 
 from pyro_nas.evidence.currencies import Law, Site, Sites
+from pyro_nas.evidence.gaussian_tensor import GaussianTensor
 from pyro_nas.evidence.sites import Total, device_of, innermost, log_prob_of, masked
 
 __all__ = ["divergence", "log_ratio", "scale_of"]
@@ -45,7 +46,15 @@ def _maps(law: Law) -> Iterator[Transform]:
 
 
 def log_ratio(ours: Site, theirs: Site, total: Total) -> torch.Tensor:
-    """Return log q − log p of a site at its draw, in nats, () or (L,) by ``total``."""
+    """Return log q − log p of a site at its draw, in nats, () or (L,) by ``total``.
+
+    Raises ValueError for a site that is known by mean and variance, not drawn.
+    """
+    if isinstance(ours["value"], GaussianTensor):
+        raise ValueError(
+            f"local_reparameterization: expected KL(q ‖ p) in closed form, got {ours['fn']} and {theirs['fn']}. "
+            "Switch it off, or give the weights a normal prior."
+        )
     return log_prob_of(ours, total, scaled=False) - log_prob_of(theirs, total, scaled=False)
 
 

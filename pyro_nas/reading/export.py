@@ -144,7 +144,7 @@ def _fixed(module: nn.Module, structure: Mapping[str, torch.Tensor]) -> nn.Modul
 
 def _point_network(model: SpaceModel, draw: Mapping[str, torch.Tensor]) -> _Fixed:
     """Return a copy of what of a model's network runs at one draw of weights and structure, {site: tensor}."""
-    prior: PyroCallable = model.weights if model.packing.size else dict
+    prior: PyroCallable = model.weights
     with poutine.block():
         weights, sites = run(poutine.condition(prior, data=dict(draw)), ())
     check_draw(draw, [*sites, *model.choices])

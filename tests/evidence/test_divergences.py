@@ -18,7 +18,7 @@ from pyro_nas.evidence.divergences import divergence
 from pyro_nas.evidence.sites import local_parameters, sample_sites
 from pyro_nas.graph.primitives import skip
 from pyro_nas.inference import adam, svi
-from pyro_nas.models import Model, likelihoods, priors, structures
+from pyro_nas.models import Model, guides, likelihoods, priors, structures
 
 ROWS = 20
 DATA = torch.zeros(ROWS, 3), torch.zeros(ROWS, 3)
@@ -158,3 +158,10 @@ def test_sites_of_an_autoguide_carry_the_density_of_their_map():
     with torch.no_grad():
         drawn = sample_sites(guide, DATA)["structure"]
     assert drawn["fn"].log_prob(drawn["value"]).abs() > 0.1
+
+
+def test_local_reparameterisation_asks_for_a_closed_form():
+    weights = priors.each(lambda name, shape: dist.StudentT(4.0).expand(shape).to_event(len(shape)))
+    model = Model(Space({(0, 1): {"only": LINEAR}}), num_data=ROWS, weights=weights, likelihood=likelihoods.gaussian())
+    with pytest.raises(ValueError, match=r"^local_reparameterization: expected KL\(q ‖ p\) in closed form, got Joint"):
+        svi.fit(model, guides.MeanField(model), DATA, epochs=1, local_reparameterization=True)
