@@ -29,8 +29,11 @@ def check_batch_size(batch_size: int | None, train: Source, valid: Source | None
 
 
 def check_data(model: object, parts: Sequence[Batches]) -> None:
-    """Raise where a model cannot take data, or counts another number; have later batches of loaders looked at."""
-    check_number(model, parts[0].size, parts[0].drawn)
+    """Raise where a model cannot take data, or counts another number; have later batches of loaders looked at.
+
+    The number is that of the training data, the first of the parts, in an epoch or at all, or that of all parts.
+    """
+    check_number(model, parts[0].size, parts[0].drawn, sum(batches.size for batches in parts))
     likelihood = getattr(model, "likelihood", None)
     for batches in parts:
         outputs = model.check(*(batches.everything() or batches.first())) if hasattr(model, "check") else None

@@ -15,7 +15,7 @@ from torch.distributions import biject_to
 from torch.func import grad, vjp
 
 from pyro_nas import checks
-from pyro_nas.data import Inputs, Pair, check_number, check_pair
+from pyro_nas.data import Inputs, Pair, check_pair
 from pyro_nas.evidence.currencies import PyroCallable, Sites
 from pyro_nas.evidence.packing import Packing
 from pyro_nas.evidence.sites import COMPLEXITY, Substitute, is_structure, local_parameters, log_prob_of, sample_sites
@@ -42,7 +42,6 @@ class LogDensity(AbstractContextManager["LogDensity"]):
     def __init__(self, model: PyroCallable, data: Pair, seed: int):
         self.model = checks.is_callable("model", model, "a Pyro model")
         self.data, self.seed = check_pair("train", data), checks.seed(seed)
-        check_number(model, len(self.data[1]))
         if hasattr(model, "check"):
             model.check(*self.data)
         self._stack = ExitStack()

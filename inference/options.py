@@ -24,7 +24,7 @@ class FitOptions(TypedDict, total=False):
     """The options of every fit by name, for editors and type checkers; ``Options`` says what they mean."""
 
     epochs: int
-    batch_size: int
+    batch_size: int | None
     temperature: Schedule | None
     complexity: Schedule | None
     local_reparameterization: bool

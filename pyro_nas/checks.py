@@ -30,7 +30,9 @@ def describe(value: object) -> str:
     """Say briefly what a value is, for an error message."""
     if isinstance(value, torch.Tensor):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
-    text = repr(value)
+    if getattr(value, "dtype", None) is not None and getattr(value, "shape", ()):
+        return f"a {value.dtype} {type(value).__name__} of shape {tuple(value.shape)}"  # type: ignore[attr-defined]
+    text = " ".join(repr(value).split())
     return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
 
 

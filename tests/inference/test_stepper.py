@@ -100,6 +100,7 @@ def test_a_step_ascends_the_evidence_per_datum(small_space, small_data):
 
 
 SCHEDULES = torch.optim.lr_scheduler
+PYRO_SCHEDULE = pyro.optim.ExponentialLR({"optimizer": torch.optim.SGD, "optim_args": {"lr": 1.0}, "gamma": 0.1})
 REFUSED = {
     "made already": ("optimizer", torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1), "functools.partial"),
     "of Pyro": ("optimizer", pyro.optim.Adam({"lr": 0.1}), r"functools.partial\(torch.optim.Adam, lr=0.01\)"),
@@ -111,7 +112,7 @@ REFUSED = {
         "scheduler", lambda optimizer, steps: SCHEDULES.ReduceLROnPlateau(optimizer), "which follows a loss"),
     "class": ("scheduler", SCHEDULES.ExponentialLR, "would take the number of steps for its gamma. Pass lambda"),
     "step class": ("scheduler", SCHEDULES.StepLR, r"its step_size. .* StepLR\(optimizer, step_size=…\)"),
-    "of Pyro's": ("scheduler", pyro.optim.ExponentialLR({"optimizer": torch.optim.SGD, "gamma": 0.1}), "one_cycle"),
+    "of Pyro's": ("scheduler", PYRO_SCHEDULE, "one_cycle"),
     "number": ("scheduler", 0.1, "a function of the optimizer and the number of steps"),
     "of nothing": ("scheduler", lambda optimizer, steps: None, "a schedule of torch, got None"),
 }  # fmt: skip

@@ -28,21 +28,24 @@ GUIDES = {
 }
 
 
+RUNS = 200
+ERROR = 4 * 0.5 * (1 / RUNS + 1 / 1000) ** 0.5  # four standard errors of a difference of shares
+
+
 @pytest.mark.parametrize("name", GUIDES)
 def test_the_share_of_draws_is_that_of_runs_of_the_guide(name, small_space, small_data):
     model = Model(small_space, num_data=40)
     guide = GUIDES[name](model)
     svi.fit(model, guide, small_data, epochs=2)
-    runs = [sample_sites(guide, small_data)["structure"]["value"].detach() for _ in range(1500)]
+    runs = [sample_sites(guide, small_data)["structure"]["value"].detach() for _ in range(RUNS)]
     shares = torch.stack(runs).argmax(-1).float().mean(0)
-    drawn = structure_draws(guide, sample_sites(guide, small_data), 1500)
+    drawn = structure_draws(guide, sample_sites(guide, small_data), 4000)
     assert list(drawn) == ["structure"]
     gamma = drawn["structure"]
-    assert gamma.shape == (1500, 2, 2)
-    assert torch.allclose(gamma.sum(-1), torch.ones(1500, 2), atol=1e-5)
-    assert torch.allclose(gamma.argmax(-1).float().mean(0), shares, atol=4 * (0.5 / 1500) ** 0.5)  # 4 s.e.
-    table = choice_probabilities(guide, *small_data)["structure"][:, 1]
-    assert torch.allclose(table, shares, atol=4 * 0.5 * (1 / 1500 + 1 / 1000) ** 0.5)
+    assert gamma.shape == (4000, 2, 2)
+    assert torch.allclose(gamma.sum(-1), torch.ones(4000, 2), atol=1e-5)
+    assert torch.allclose(gamma.argmax(-1).float().mean(0), shares, atol=ERROR)
+    assert torch.allclose(choice_probabilities(guide, *small_data)["structure"][:, 1], shares, atol=ERROR)
 
 
 def test_a_large_joint_latent_is_drawn_fewer_times(small_space, small_data, monkeypatch):
