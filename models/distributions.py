@@ -17,6 +17,8 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch.distributions import constraints, register_kl
 from torch.nn.functional import log_softmax, logsigmoid, one_hot, softmax, softplus
 
+from pyro_nas.models.temperatures import Temperature, log_temperature, same_temperature
+
 __all__ = [
     "NODES",
     "NO_SHAPE",
@@ -82,7 +84,7 @@ class Dirichlet(distributions.Dirichlet):
 class GumbelSoftmax(TorchDistribution):
     """The Gumbel-Softmax (Concrete) law on the simplex: γ = softmax((log s + G) / τ), G standard Gumbel.
 
-    ``logits`` log s: shape (…, K), ``temperature`` τ > 0. P(argmax γ = l) = s_l / Σ s at every τ.
+    ``logits`` log s: shape (…, K), ``temperature`` τ > 0: a number or a tensor (). P(argmax γ = l) = s_l / Σ s.
     Jang, Gu and Poole 2016; Maddison, Mnih and Teh 2016.
     """
 
@@ -90,8 +92,8 @@ class GumbelSoftmax(TorchDistribution):
     support: constraints.Constraint = constraints.simplex
     has_rsample = True
 
-    def __init__(self, temperature: float, logits: torch.Tensor, validate_args: bool | None = None):
-        self.temperature, self.logits = temperature, logits
+    def __init__(self, temperature: Temperature, logits: torch.Tensor, validate_args: bool | None = None):
+        self.temperature, self.logits, self._log_temperature = temperature, logits, log_temperature(temperature)
         super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Shape, _instance: object = None) -> GumbelSoftmax:
@@ -120,7 +122,7 @@ class GumbelSoftmax(TorchDistribution):
         """
         size = self.logits.shape[-1]
         score = self.logits - self.temperature * log_value
-        constant = math.lgamma(size) + (size - 1) * math.log(self.temperature)
+        constant = math.lgamma(size) + (size - 1) * self._log_temperature
         return constant + score.sum(-1) - size * score.logsumexp(-1) - log_value.sum(-1)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
@@ -159,8 +161,8 @@ class RelaxedBernoulli(TorchDistribution):
     support = constraints.unit_interval
     has_rsample = True
 
-    def __init__(self, temperature: float, logits: torch.Tensor, validate_args: bool | None = None):
-        self.temperature, self.logits = temperature, logits
+    def __init__(self, temperature: Temperature, logits: torch.Tensor, validate_args: bool | None = None):
+        self.temperature, self.logits, self._log_temperature = temperature, logits, log_temperature(temperature)
         super().__init__(logits.shape, torch.Size(), validate_args=validate_args)
 
     def expand(self, batch_shape: Shape, _instance: object = None) -> RelaxedBernoulli:
@@ -185,7 +187,7 @@ class RelaxedBernoulli(TorchDistribution):
     def log_prob_of_logit(self, value: torch.Tensor) -> torch.Tensor:
         """Return the log-density on (0, 1) at the logit of γ: that of the logit plus log-Jacobian."""
         score = self.logits - self.temperature * value
-        of_logit = math.log(self.temperature) + logsigmoid(score) + logsigmoid(-score)
+        of_logit = self._log_temperature + logsigmoid(score) + logsigmoid(-score)
         return of_logit - logsigmoid(value) - logsigmoid(-value)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
@@ -225,7 +227,7 @@ def relaxed_divergence(logits: torch.Tensor, prior_logits: torch.Tensor) -> torc
 
 @register_kl(GumbelSoftmax, GumbelSoftmax)
 def _kl_relaxed(q: GumbelSoftmax, p: GumbelSoftmax) -> torch.Tensor:
-    if q.temperature == p.temperature:
+    if same_temperature(q.temperature, p.temperature):
         return relaxed_divergence(q.logits, p.logits)
     draw = q.rsample_log()
     return q.log_prob_of_log(draw) - p.log_prob_of_log(draw)
@@ -239,7 +241,7 @@ def _kl_hard(q: StraightThrough, p: StraightThrough) -> torch.Tensor:
 
 @register_kl(RelaxedBernoulli, RelaxedBernoulli)
 def _kl_relaxed_bernoulli(q: RelaxedBernoulli, p: RelaxedBernoulli) -> torch.Tensor:
-    if q.temperature == p.temperature:
+    if same_temperature(q.temperature, p.temperature):
         pairs = [torch.stack([law.logits, torch.zeros_like(law.logits)], -1) for law in (q, p)]
         return relaxed_divergence(*pairs)
     draw = q.rsample_logit()

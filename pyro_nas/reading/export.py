@@ -19,7 +19,7 @@ from pyro_nas.data import Inputs
 from pyro_nas.evidence.currencies import Expectation, PyroCallable, SpaceModel, Tensors
 from pyro_nas.evidence.sites import check_draw, run
 from pyro_nas.files import write_atomically
-from pyro_nas.graph.network import Network
+from pyro_nas.graph.network import Network, running
 from pyro_nas.graph.space import AGGREGATIONS, Edge
 from pyro_nas.reading.posterior import each_draw
 
@@ -55,11 +55,8 @@ def export(model: SpaceModel, draws: Tensors, x: Inputs, path: str | PathLike[st
     networks = [_point_network(model, draw) for draw in each_draw(draws)]
     predictive = _Predictive(model.likelihood, networks).eval()
     with torch.no_grad():
-        try:
+        with running(predictive, example):
             predictive(*example)
-        except RuntimeError as error:
-            shapes = [tuple(part.shape) for part in parts]
-            raise ValueError(f"x: the network cannot run on inputs of the shapes {shapes}: {error}") from error
         program = torch.export.export(predictive, example, dynamic_shapes=(tuple({0: batch} for _ in parts),))
     content = io.BytesIO()
     torch.export.save(program, content)
