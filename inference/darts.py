@@ -124,7 +124,7 @@ def _structure_step(number: int, lower: Stepper, upper: Stepper, train: Pair, va
     def loss(stepper: Stepper, batch: Pair) -> torch.Tensor:
         terms = stepper.terms(*batch)
         last[:] = [terms]
-        return -terms.surrogate / stepper.num_data
+        return stepper.loss(terms, batch[1])
 
     held: list[Terms] = []
 

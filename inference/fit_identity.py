@@ -10,11 +10,12 @@ from dataclasses import fields
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
-from pyro_nas.data import Batches, Inputs, Pair
+from pyro_nas.data import Inputs, Pair
 from pyro_nas.evidence.currencies import PyroCallable
 from pyro_nas.evidence.terms import Terms
 from pyro_nas.files import Json
 from pyro_nas.files.identity import describe_value, differences, versions
+from pyro_nas.inference.batches import Batches
 from pyro_nas.inference.options import Options
 from pyro_nas.inference.schedules import Schedule
 from pyro_nas.inference.stepper import Stepper

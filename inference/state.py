@@ -16,7 +16,7 @@ from pyro_nas.evidence.sites import is_structure, local_parameters, sample_sites
 from pyro_nas.inference.stepper import Stepper
 from pyro_nas.random_state import forked
 
-__all__ = ["FitState", "kept_buffers", "named_parameters", "split_parameters"]
+__all__ = ["FitState", "check_held", "kept_buffers", "named_parameters", "split_parameters"]
 
 
 def named_parameters(model: PyroCallable, guide: PyroCallable, args: tuple[object, ...]) -> dict[str, torch.Tensor]:
@@ -37,6 +37,17 @@ def named_parameters(model: PyroCallable, guide: PyroCallable, args: tuple[objec
                 if leaf.requires_grad and leaf.is_leaf and id(leaf) not in known:
                     named[f"{prefix}.{name}"] = leaf
     return named
+
+
+def check_held(model: PyroCallable, args: tuple[object, ...]) -> None:
+    """Raise ValueError where a procedure that moves latent sites alone would hold parameters that a fit learns."""
+    with forked(), poutine.block():
+        held = list(named_parameters(model, lambda *_: None, args))
+    if held:
+        raise ValueError(
+            f"model: expected no parameters without a prior, which would be held where they are, got {held}. Learn "
+            "them by svi.fit and freeze them, model.requires_grad_(False), or give them none to learn: learn=False."
+        )
 
 
 def split_parameters(

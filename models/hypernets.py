@@ -213,7 +213,7 @@ class Spline(Hypernetwork):
         if isinstance(prior, nn.Module) and any(parameter.requires_grad for parameter in prior.parameters()):
             return {}
         with torch.no_grad(), forked(), poutine.block():
-            runs = [sample_sites(self.model.weights, ()) if self.model.packing.size else {} for _ in range(2)]
+            runs = [sample_sites(self.model.weights, ()) for _ in range(2)]
         precisions = {}
         for site, latent in guide.latents.items():
             if f"log_scale/{key_of(site)}" not in self._names or not is_real(latent):

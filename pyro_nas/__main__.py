@@ -16,6 +16,7 @@ from jsonargparse import auto_cli
 from pyro_nas.inference import NonFiniteLoss
 from pyro_nas.studies.compare.command import compare
 from pyro_nas.studies.complexity.command import complexity
+from pyro_nas.studies.configurations import bound_loader
 from pyro_nas.studies.evidence.command import evidence
 from pyro_nas.studies.rank import rank
 from pyro_nas.studies.search.command import search
@@ -38,6 +39,7 @@ def main(args: list[str] | None = None) -> int:
     times slower. (Threads inherit the mode where they start, hence here.)
     """
     torch.set_flush_denormal(True)
+    bound_loader()
     try:
         with _stopping():
             auto_cli(
@@ -45,7 +47,7 @@ def main(args: list[str] | None = None) -> int:
                 args=args,
                 as_positional=False,
             )
-    except (ValueError, TypeError, OSError, NonFiniteLoss) as error:
+    except (ValueError, TypeError, OSError, RecursionError, NonFiniteLoss) as error:
         print(f"pyro-nas: error: {error}", file=sys.stderr)
         return 2
     except Stopped as stopped:

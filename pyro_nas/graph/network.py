@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +13,7 @@ from torch import nn
 from pyro_nas.checks import describe
 from pyro_nas.graph.space import AGGREGATIONS, Edge, Factory, Space, Structure
 
-__all__ = ["Network"]
+__all__ = ["Network", "running"]
 
 
 class Network(nn.Module):
@@ -78,6 +80,16 @@ class Network(nn.Module):
             values[vertex] = self._aggregate(vertex, parents, incoming, call)
         return values[self._output]
 
+    def copied(self) -> Network:
+        """Return a copy, whose modules are its own: a factory may give a module that others use too.
+
+        Raises ValueError where a module cannot be copied.
+        """
+        try:
+            return copy.deepcopy(self)
+        except RuntimeError as error:  # torch copies no tensor with a history
+            raise ValueError(f"space: expected modules that can be copied, got {error}") from error
+
     def keeps_statistics(self) -> bool:
         """Whether a module counts what it has seen, as batch normalisation does."""
         kinds = (part for part in self.modules() if isinstance(part, nn.modules.batchnorm._NormBase))
@@ -141,6 +153,20 @@ class _Call:
         return outputs
 
 
+@contextmanager
+def running(network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Iterator[None]:
+    """Turn what torch raises where a network cannot run on its inputs into a ValueError that says what to change."""
+    try:
+        yield
+    except RuntimeError as error:
+        shapes = [tuple(part.shape) for part in inputs]
+        own = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.get_default_dtype())
+        other = [part.dtype for part in inputs if part.dtype != own]
+        remedy = f" Its weights are {own}, x is {other[0]}: call x.to({own})." if other else ""
+        shape = shapes[0] if len(shapes) == 1 else shapes
+        raise ValueError(f"x: the network cannot run on inputs of shape {shape}: {error}{remedy}") from error
+
+
 def _used(gamma: torch.Tensor) -> torch.Tensor:
     """Return γ, (edge, choice), or where examples have their own, what is 0 only where all of theirs are."""
     return gamma.detach() if gamma.dim() == 2 else gamma.detach().abs().amax(0)
@@ -157,7 +183,10 @@ def _channels_last(x: torch.Tensor) -> torch.Tensor:
 
 
 def _build(where: str, factory: Factory) -> nn.Module:
-    module = Network(factory) if isinstance(factory, Space) else factory()
+    try:
+        module = Network(factory) if isinstance(factory, Space) else factory()
+    except (RuntimeError, MemoryError) as error:  # such as more memory than there is
+        raise ValueError(f"{where}: expected a module that can be built, got {error} Is a size too large?") from error
     if not isinstance(module, nn.Module):
         raise TypeError(f"{where}: expected a factory of torch.nn.Module, got one of {describe(module)}.")
     return module

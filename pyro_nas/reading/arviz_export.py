@@ -71,7 +71,8 @@ def to_arviz(draws: Tensors | Sequence[Tensors], space: Space, *, weights: bool 
     """Return draws, {site: (draw, …)}, or those of several restarts, one chain each, as ArviZ data.
 
     Structure sites become (chain, draw, edge, choice), labelled by edge and primitive; a choice that an edge lacks is
-    NaN. r-hat across restarts says whether they agree. ``weights`` exports all other sites too.
+    NaN. r-hat across restarts says whether they agree. ``weights`` exports all other sites too, with
+    ":" for "/" in their names.
 
     Raises ValueError for no draws, chains of different sites or shapes, draws that lack a site of the space, and where
     there is nothing to export.
@@ -96,7 +97,7 @@ def to_arviz(draws: Tensors | Sequence[Tensors], space: Space, *, weights: bool 
             variables[site], coords[edge], coords[choice] = _labelled(stacked, open_choices[site])
             dims[site] = [edge, choice]
         elif weights:
-            variables[site] = stacked.numpy()
+            variables[site.replace("/", ":")] = stacked.numpy()  # NetCDF has groups between slashes
     if not variables:
         raise ValueError("space: expected open choices to export, got none. Pass weights=True to export the weights.")
     package = arviz()

@@ -16,7 +16,7 @@ from pyro_nas.evidence.currencies import Law, PyroCallable
 from pyro_nas.evidence.packing import Packing
 from pyro_nas.evidence.sites import is_structure, sample_sites, unjoined
 from pyro_nas.graph.costs import total_cost
-from pyro_nas.graph.derivation import derive
+from pyro_nas.graph.derivation import derive, gives_zero
 from pyro_nas.graph.space import Space, Structure
 from pyro_nas.random_state import forked
 from pyro_nas.reading.pruning import moments, parametric_complexity
@@ -73,7 +73,8 @@ def operational_complexity(space: Space, structure: Structure, x: Inputs) -> dic
     """Return parameters, vertices, edges and floating-point operations per datum of the network a structure stands for.
 
     ``structure`` is what ``derive`` takes: one structure, choice probabilities, or draws. Vertices and edges are those
-    of the whole graph, cells unfolded at each of their positions; an edge of "zero" is none. ``x``: inputs, (batch, …).
+    of the whole graph, cells unfolded at each of their positions; an edge that ``gives_zero`` is none. ``x``: inputs,
+    (batch, …).
 
     Raises ValueError as ``derive``, and where the network cannot run on x.
     """
@@ -89,7 +90,8 @@ def operational_complexity(space: Space, structure: Structure, x: Inputs) -> dic
 
 def _size(space: Space) -> tuple[int, int]:
     """Return vertices and edges of a derived space with its cells unfolded."""
-    kept = {edge: factory for edge, named in space.edges.items() for name, factory in named.items() if name != "zero"}
+    primitives = {edge: next(iter(named.items())) for edge, named in space.edges.items()}
+    kept = {edge: factory for edge, (name, factory) in primitives.items() if not gives_zero(name, factory)}
     vertices, edges = len({vertex for edge in kept for vertex in edge}), len(kept)
     for factory in kept.values():
         if isinstance(factory, Space):  # in place of its edge, between the same two vertices

@@ -21,6 +21,7 @@ from pyro_nas.graph.enumeration import Vertex, hard_choices
 from pyro_nas.graph.space import Choices, Restriction, Space
 from pyro_nas.printing import Printed, Table
 from pyro_nas.random_state import forked
+from pyro_nas.reading.autoguides import structure_draws
 
 __all__ = [
     "ChoiceProbabilities",
@@ -64,24 +65,30 @@ def most_probable(probabilities: torch.Tensor) -> torch.Tensor:
     return hard_choices(probabilities, _restriction(probabilities))
 
 
-def choice_probabilities(guide: PyroCallable, *args: object, num_samples: int = 1000) -> ChoiceProbabilities:
+def choice_probabilities(
+    guide: PyroCallable, *args: object, num_samples: int = 1000, max_runs: int | None = None
+) -> ChoiceProbabilities:
     """Return P(choice) under a guide for each structure site, (edge, choice): that γ's nearest vertex has it.
 
     Exact where the site's law knows it (Gumbel-Softmax, categorical, Bernoulli: at every temperature; Dirichlet, by
-    quadrature) and depends on no other draw. Otherwise the mean over ``num_samples`` runs of the guide, or, for a law
-    that does not know it, the share of draws. The random state is left as it was. They print as a table, with λ and
-    the temperature of a guide that knows its model: at λ other than 1 they are of a tempered posterior.
+    quadrature) and depends on no other draw. Otherwise the mean over ``num_samples`` runs of the guide, ``max_runs`` at
+    most, or, for a law that does not know it, the share of draws; normal autoguides give those in one run. The random
+    state is left as it was. They print as a table, with λ and the temperature of a guide that knows its model: at λ
+    other than 1 they are of a tempered posterior.
     """
     with torch.no_grad(), forked(), poutine.block():
-        runs = [sample_sites(guide, args) for _ in range(2)]
-        if not _same_laws(runs) or _coincide(*runs):
-            runs += [sample_sites(guide, args) for _ in range(num_samples - 2)]
+        runs = [sample_sites(guide, args)]
+        drawn = structure_draws(guide, runs[0], num_samples)
+        names = [name for name in _structure_sites(runs[0]) if name not in drawn]
+        if names:
+            runs.append(sample_sites(guide, args))
+            if not _same_laws(runs) or _coincide(*runs):
+                runs += [sample_sites(guide, args) for _ in range(min(num_samples, max_runs or num_samples) - 2)]
         if _same_laws(runs):
             runs = runs[:1]
-        tables = {
-            name: torch.stack([_choices(run[name], num_samples // len(runs)) for run in runs]).mean(0)
-            for name in _structure_sites(runs[0])
-        }
+        tables = {name: hard_choices(gamma, _restriction(gamma)).mean(0) for name, gamma in drawn.items()}
+        for name in names:
+            tables[name] = torch.stack([_choices(run[name], num_samples // len(runs)) for run in runs]).mean(0)
     model = getattr(guide, "model", None)
     return ChoiceProbabilities(tables, getattr(model, "choices", {}), _remark(model))
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pyro_nas import Network, Space
+from pyro_nas.graph.network import running
 from pyro_nas.graph.primitives import dense, primitive, skip, zero
 
 
@@ -83,3 +84,35 @@ def test_names_do_not_collide():
         @primitive
         def skip():
             return nn.Identity()
+
+
+def test_a_module_that_cannot_be_built_is_named():
+    huge = Space({(0, 1): {"huge": dense(2**31, 2**31)}})
+    with pytest.raises(
+        ValueError, match=r"^edges\[\(0, 1\)\]\['huge'\]: expected a module that can be built, .* too large"
+    ):
+        Network(huge)
+
+
+def test_a_copy_has_modules_of_its_own_and_ties_what_was_tied():
+    shared = nn.Linear(3, 3)
+    network = Network(Space({(0, 1): {"a": lambda: shared}, (1, 2): {"b": lambda: shared}}))
+    copied = network.copied()
+    assert len(list(copied.parameters())) == 2
+    assert copied.edges["0-1"]["a"] is copied.edges["1-2"]["b"]
+    assert copied.edges["0-1"]["a"] is not shared
+
+
+def test_what_a_network_cannot_run_on_comes_with_a_remedy():
+    network = Network(Space({(0, 1): {"a": dense(3, 2)}}))
+    with (
+        pytest.raises(ValueError, match=r"inputs of shape \(4, 5\): .*$") as caught,
+        running(network, (torch.ones(4, 5),)),
+    ):
+        network(torch.ones(4, 5))
+    assert "call x.to" not in str(caught.value)
+    with (
+        pytest.raises(ValueError, match=r"x is torch.uint8: call x.to\(torch.float32\)"),
+        running(network, (torch.ones(4, 3, dtype=torch.uint8),)),
+    ):
+        network(torch.ones(4, 3, dtype=torch.uint8))

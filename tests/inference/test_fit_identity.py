@@ -9,9 +9,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from pyro_nas import Space
-from pyro_nas.data import Batches
 from pyro_nas.graph.primitives import dense
 from pyro_nas.inference import adam, bilevel, clipped, darts, empirical_bayes, one_cycle, schedules, svi
+from pyro_nas.inference.batches import Batches
 from pyro_nas.inference.fit_identity import sample_batch, values_at
 from pyro_nas.models import Model, guides, learned_priors, priors, structures
 

@@ -10,7 +10,7 @@ from torch import nn
 from pyro_nas import Evidence, Space
 from pyro_nas.graph.primitives import dense
 from pyro_nas.inference import adam, schedules, svi
-from pyro_nas.models import Model, guides, likelihoods, priors
+from pyro_nas.models import Model, guides, likelihoods, priors, structures
 
 
 def test_tied_weights_are_one_weight(small_data):
@@ -113,3 +113,41 @@ def test_the_joint_density_is_that_of_the_formula():
     assert torch.allclose(joint, 4 * likelihood + 3 * prior, rtol=1e-5)
     assert not torch.allclose(joint, 4 * likelihood + prior, rtol=1e-2)
     assert not torch.allclose(joint, likelihood + 3 * prior, rtol=1e-2)
+
+
+def test_parameters_that_come_frozen_are_constants(small_data):
+    """Neither latent nor learned; a module that another model made latent is no such thing."""
+    backbone = nn.Linear(3, 3).requires_grad_(False)
+    head = nn.Linear(3, 2)
+    space = Space({(0, 1): {"backbone": lambda: backbone}, (1, 2): {"head": lambda: head}})
+    first, second = (Model(space, num_data=40, weights=priors.normal(0.5)) for _ in range(2))
+    for model in (first, second):
+        assert model.packing.names == ["edges.1-2.head.weight", "edges.1-2.head.bias"]
+        assert list(model.point_parameters()) == []
+    svi.fit(first, guides.MeanField(first), small_data, epochs=1)
+    assert torch.equal(first.network.edges["0-1"]["backbone"].weight, backbone.weight)
+    assert head.weight.requires_grad  # the user's module is as it was
+    x = small_data[0]
+    with poutine.block(), poutine.condition(data={"weights": torch.arange(8.0)}):
+        expected = backbone(x) @ torch.arange(6.0).view(2, 3).T + torch.tensor([6.0, 7.0])
+        assert torch.allclose(second(x), expected, atol=1e-5)
+
+
+def test_x_that_the_network_cannot_take_come_with_a_remedy(small_space, small_data):
+    x, y = small_data
+    model = Model(small_space, num_data=40)
+    message = (
+        r"^x: the network cannot run on inputs of shape \(2, 3\): .* Its weights are torch.float32, x is torch.float64"
+    )
+    with pytest.raises(ValueError, match=message + r": call x.to\(torch.float32\)\."):
+        model.check(x.double(), y)
+    assert model.check(x, y).shape == (2, 2)
+
+
+def test_arguments_that_were_not_called_are_refused(small_space):
+    with pytest.raises(
+        TypeError, match=r"^structure: expected .* such as gumbel_softmax\(\), got <function gumbel_softmax"
+    ):
+        Model(small_space, num_data=40, structure=structures.gumbel_softmax)
+    with pytest.raises(TypeError, match=r"^likelihood: expected .* such as gaussian\(\), got <function gaussian"):
+        Model(small_space, num_data=40, likelihood=likelihoods.gaussian)

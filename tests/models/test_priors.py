@@ -1,7 +1,8 @@
-"""Weight priors and priors of λ: relevance that data decide, laws on an interval by quadrature and by draws."""
+"""Weight priors: relevance that data decide, densities, sites."""
 
 from functools import partial
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -12,8 +13,6 @@ from pyro_nas import Space
 from pyro_nas.evidence.packing import Packing
 from pyro_nas.inference import adam, svi
 from pyro_nas.models import Model, guides, likelihoods, priors
-
-LOW, HIGH = 0.1, 100.0
 
 
 def test_relevance_determination_shrinks_irrelevant_inputs():
@@ -27,44 +26,6 @@ def test_relevance_determination_shrinks_irrelevant_inputs():
     svi.fit(model, guide, (x, y), epochs=800, batch_size=150, optimizer=adam(0.03))
     scales = guide.loc["scales"].exp()
     assert scales[0] > 5 * scales[1:].max()
-
-
-def test_the_arcsine_prior_visits_both_ends():
-    law = priors.log_interval(LOW, HIGH, ends=1.0)
-    draws = law.sample((20_000,))
-    place = (draws.log() - torch.tensor(LOW).log()) / torch.tensor(HIGH / LOW).log()
-    grid = torch.linspace(0.05, 0.95, 10)
-    shares = (place[:, None] < grid).double().mean(0)
-    expected = torch.asin(grid.sqrt()) * 2 / torch.pi  # the distribution function of Beta(½, ½)
-    assert ((shares - expected).abs() < 4.5 * (expected * (1 - expected) / 20_000).sqrt()).all()
-    assert ((shares - grid).abs() > 0.02).any()  # it is not uniform
-
-
-@pytest.mark.parametrize("ends", [0.0, 0.5, 1.0])
-def test_laws_on_an_interval_are_consistent(ends):
-    law = priors.log_interval(LOW, HIGH, ends)
-    inside = torch.logspace(-0.9, 1.9, 4001, dtype=torch.double)
-    density = torch.trapezoid(law.log_prob(inside).exp(), inside)
-    assert torch.allclose(density, law.cdf(inside[-1]) - law.cdf(inside[0]), atol=1e-4)
-    places = torch.linspace(0, 1, 11)
-    assert torch.allclose(law.cdf(law.icdf(places)), places, atol=2e-3)
-    assert law.log_prob(torch.tensor([0.05, 200.0])).tolist() == [-torch.inf, -torch.inf]
-    shares = (law.sample((20_000,))[:, None] < law.icdf(places[1:-1])).double().mean(0)
-    assert ((shares - places[1:-1]).abs() < 4.5 * (places[1:-1] * (1 - places[1:-1]) / 20_000).sqrt()).all()
-
-
-def test_the_divergence_of_laws_on_an_interval_is_zero_for_the_same_one_only():
-    law = priors.log_interval(0.1, 1.0)
-    assert torch.distributions.kl_divergence(law, priors.log_interval(0.1, 1.0)) == 0
-    for other in (priors.log_interval(1.0, 10.0), priors.log_interval(0.1, 2.0), priors.log_interval(0.1, 1.0, 1.0)):
-        with pytest.raises(NotImplementedError):
-            torch.distributions.kl_divergence(law, other)
-
-
-def test_an_interval_too_wide_for_its_numbers_is_refused():
-    for low, high in ((1e-20, 1e20), (1e-50, 1.0)):
-        with pytest.raises(ValueError, match=r"^high: expected low and high / low within single precision"):
-            priors.log_interval(low, high)
 
 
 LAYOUT = Packing({"a": torch.Size([2, 3]), "b": torch.Size([2])})
@@ -110,3 +71,41 @@ def test_each_draws_a_site_for_every_tensor():
         "weights.b": (2,),
     }
     assert sites["weights.b"]["fn"].mean.tolist() == [1.0, 1.0]
+
+
+def frozen_rest(packing):
+    return lambda: {name: pyro.sample(name, dist.Normal(torch.zeros(2, 3), 1.0).to_event(2)) for name in ("a",)}
+
+
+def renamed(packing):
+    return lambda: {name + "s": value for name, value in priors.normal(1.0)(packing)().items()}
+
+
+def transposed(packing):
+    return lambda: {
+        name: value.mT if value.dim() > 1 else value for name, value in priors.normal(1.0)(packing)().items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("prior", "kind", "message"),
+    [
+        (frozen_rest, ValueError, r"draws {'b': \(2,\)}, got {'b': None}. Draw every name of packing.shapes"),
+        (renamed, ValueError, r"draws {'a': \(2, 3\), 'as': None, .*got {'a': None, 'as': \(2, 3\)"),
+        (transposed, ValueError, r"draws {'a': \(2, 3\)}, got {'a': \(3, 2\)}"),
+        (dist.Normal(0.0, 1.0), TypeError, r"a weight prior, .* got Normal.* Write priors.each"),
+        (1.0, TypeError, "a weight prior, a function of a Packing"),
+        (lambda packing: 3, TypeError, r"returns a function \(\) → {name: tensor}, got 3"),
+        (lambda packing: lambda: [1], TypeError, r"draws {name: tensor}, got \[1\]"),
+    ],
+)
+def test_a_prior_that_leaves_weights_out_or_draws_others_is_refused(prior, kind, message):
+    with pytest.raises(kind, match=f"^weights: expected .*{message}"):
+        priors.laid_out(prior, LAYOUT)
+
+
+def test_checking_a_prior_leaves_the_random_state():
+    before = torch.get_rng_state()
+    draw = priors.laid_out(priors.normal(1.0), LAYOUT)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert {name: value.shape for name, value in draw().items()} == LAYOUT.shapes

@@ -2,10 +2,13 @@
 
 import arviz as az
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_nas import draw, to_arviz
+from pyro_nas import Space, draw, read_space, to_arviz, write_space
+from pyro_nas.graph.primitives import dense
+from pyro_nas.models import Model, guides, priors
 from pyro_nas.reading.arviz_export import mean_error, pareto_smoothed, r_hat
 
 
@@ -47,3 +50,22 @@ def test_smoothed_weights_sum_to_one_and_know_their_tail():
     smoothed, k = pareto_smoothed(log_weights)
     assert torch.allclose(smoothed.exp().sum(-1), torch.ones(2, dtype=torch.double))
     assert k.tolist() == pytest.approx([0.3, 0.9], abs=0.1)
+
+
+def test_names_with_slashes_and_dots_are_written_and_read(tmp_path):
+    """NetCDF takes what is between slashes for groups; a network has "/" for "." in the names of its modules."""
+    space = Space({(0, 1): {"a.b": dense(3, 2), "a/c": dense(3, 2)}})
+    model = Model(space, num_data=4, weights=priors.each(unit_normal))
+    draws = draw(guides.MeanField(model), num_samples=3)
+    data = to_arviz(draws, space, weights=True)
+    data.to_netcdf(str(tmp_path / "posterior.nc"))
+    again = az.from_netcdf(str(tmp_path / "posterior.nc"))["posterior"]
+    assert list(again["structure"].coords["structure choice"].values) == ["a.b", "a/c"]
+    for name in model.packing.names:
+        assert np.allclose(again[f"weights.{name}".replace("/", ":")].values[0], draws[f"weights.{name}"].numpy())
+    write_space(space, tmp_path / "space.json")
+    assert read_space(tmp_path / "space.json") == space
+
+
+def unit_normal(name, shape):
+    return dist.Normal(0.0, 1.0).expand(shape).to_event(len(shape))

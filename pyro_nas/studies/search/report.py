@@ -10,11 +10,12 @@ from typing import TypedDict
 
 import torch
 
-from pyro_nas.data import Batches, Split
+from pyro_nas.data import Split
 from pyro_nas.evidence import evaluate
 from pyro_nas.files import state_of
 from pyro_nas.graph.space import Space
 from pyro_nas.graph.space_files import to_dict
+from pyro_nas.inference.batches import Batches
 from pyro_nas.inference.options import Record
 from pyro_nas.models import Model
 from pyro_nas.models.guides import Guide
