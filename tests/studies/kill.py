@@ -9,6 +9,7 @@ words that name it, or to change nothing. Ends with status 1 where anything else
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -38,6 +39,8 @@ from pyro_nas.studies.evidence import problems
 CLOCK = ("seconds", "latency", "machine", "seal")  # what a clock measured, and what is made of it
 NOT_COMPARED = {"posterior.nc", "tables.md", "table.md", "robustness.png"}  # dates or seconds are in them
 NAMES = ("skip", "convolution 1")
+LATER = ("sklearn.model_selection", "pyro_nas.reading.arviz_export", "pyro_nas.reading.plots", "pyro_nas.studies.plots",
+         "arviz", "h5netcdf", "torchmetrics.classification")  # fmt: skip
 EVENTS = ("fsync", "replace", "mkdir", "open")  # calls of os, at which a run is killed
 
 
@@ -171,6 +174,8 @@ class Trial:
     """The runs in a folder, those that nothing happened to among them, and what went wrong."""
 
     def __init__(self, folder: Path, seed: int):
+        for part in LATER:  # once for all processes: they take longer than the runs
+            importlib.import_module(part)
         self.folder, self.random, self.wrong = folder, random.Random(seed), []
         self.arguments = {name: [name, *options] for name, options in prepare(folder).items()}
         self.whole = {name: folder / name for name in self.arguments}
