@@ -99,12 +99,15 @@ def values_at(
     """Return the terms of 𝔏 on a batch, in nats, at parameters of one value, ``live``, which stay as they are.
 
     They tell laws, activations, λ and N of one pair from those of another, also where both have the same shapes. None
-    without a batch.
+    without a batch, and of a pair that cannot run there.
     """
     if batch is None:
         return None
-    with seeded(0), torch.no_grad(), _levelled(live):
-        terms = evidence(*batch).mean()
+    try:
+        with seeded(0), torch.no_grad(), _levelled(live):
+            terms = evidence(*batch).mean()
+    except (ValueError, RuntimeError, ArithmeticError):  # a pair of the user's, that cannot run there
+        return None
     numbers = {"log_likelihood": terms.log_likelihood, **{f"divergence of {n}": v for n, v in terms.divergence.items()}}
     numbers |= {f"penalty of {n}": value for n, value in terms.penalty.items()}
     return {name: float(value) for name, value in numbers.items()}

@@ -6,6 +6,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoIAFNormal,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+)
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from pyro_nas import Space
@@ -13,7 +20,7 @@ from pyro_nas.graph.primitives import dense
 from pyro_nas.inference import adam, bilevel, clipped, darts, empirical_bayes, one_cycle, schedules, svi
 from pyro_nas.inference.batches import Batches
 from pyro_nas.inference.fit_identity import sample_batch, values_at
-from pyro_nas.models import Model, guides, learned_priors, priors, structures
+from pyro_nas.models import Model, guides, hypernets, learned_priors, priors, structures
 
 
 def space(activation="tanh"):
@@ -42,7 +49,8 @@ CHANGES = {
     "data": ({"data": lambda x, y: (x + 1, y)}, "fit.data.train.tensors[0] "),
     "labels": ({"data": lambda x, y: (x, 1 - y)}, "fit.data.train.tensors[1] "),
     "seed": ({"options": {"seed": 1}}, "fit.options.seed 0 → 1"),
-    "batch size": ({"options": {"particles": 2}}, "fit.options.particles 1 → 2"),
+    "batch size": ({"options": {"batch_size": 6}}, "fit.options.batch_size 4 → 6"),
+    "particles": ({"options": {"particles": 2}}, "fit.options.particles 1 → 2"),
     "learning rate": ({"options": {"optimizer": adam(0.02)}}, "fit.steps.all.optimizer"),
     "clipping": ({"options": {"optimizer": clipped(adam(), 1.0)}}, "fit.steps.all.optimizer"),
     "scheduler": ({"options": {"scheduler": one_cycle(0.01)}}, "fit.steps.all.scheduler"),
@@ -61,6 +69,53 @@ def test_another_fit_of_equal_shapes_is_refused_with_what_differs(name, tmp_path
         run(tmp_path, epochs=3, resume=True, **changes)
     assert str(error.value).startswith(f"checkpoint: expected the fit that '{tmp_path}' was started with, got ")
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == content
+
+
+POSITIVE = priors.each(lambda name, shape: dist.Gamma(2.0, 2.0).expand(shape).to_event(len(shape)))
+PAIRS = {
+    "mean field": {"guide": guides.MeanField, "weights": POSITIVE},
+    "low rank": {"guide": lambda model: guides.LowRankNormal(model, rank=2)},
+    "points": {"guide": guides.PointMass, "weights": POSITIVE, "structure": structures.dirichlet()},
+    "structure-conditioned": {"guide": lambda model: guides.StructureConditioned(model, rank=2)},
+    "learned scales": {"weights": learned_priors.learned_normal(0.5)},
+    "AutoNormal": {"guide": AutoNormal, "weights": POSITIVE, "structure": structures.dirichlet()},
+    "AutoMultivariateNormal": {"guide": AutoMultivariateNormal},
+    "AutoLowRank": {"guide": AutoLowRankMultivariateNormal},
+    "AutoIAFNormal": {"guide": lambda model: AutoIAFNormal(model, hidden_dim=[40])},
+    "AutoDelta": {"guide": AutoDelta, "structure": structures.dirichlet()},
+    "hypernetwork": {
+        "guide": lambda model: hypernets.Linear(guides.MeanField(model)), "complexity": priors.log_uniform(0.1, 1.0)},
+    "hard": {"structure": structures.straight_through(), "options": {"particles": 2}},
+    "enumerated": {"structure": structures.categorical(), "options": {"enumerate_discrete": True}},
+    "augmented": {"options": {"augmentation": lambda x: x + 0.01 * torch.randn_like(x)}},
+    "dataset": {"data": TensorDataset},
+    "loader": {"data": lambda x, y: DataLoader(TensorDataset(x, y), 4, shuffle=True), "options": {"batch_size": None}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_same_fit_goes_on_whatever_it_is_made_of(name, tmp_path):
+    run(tmp_path, **PAIRS[name])
+    torch.randn(3)
+    run(tmp_path, epochs=2, resume=True, **PAIRS[name])
+
+
+def test_a_pair_that_cannot_run_at_those_values_is_told_by_the_rest(tmp_path):
+    def guide(model):
+        def function(x, y):
+            scale = pyro.param("scale", torch.full((len(model.packing),), 2.0))
+            if scale.max() < 1:
+                raise ValueError("scale: expected one that is larger")
+            pyro.sample("weights", dist.Normal(0.0, scale).to_event(1))
+            pyro.sample("structure", dist.Dirichlet(pyro.param("p", torch.ones(1, 2)).exp()).to_event(1))
+
+        return function
+
+    run(tmp_path, guide=guide, structure=structures.dirichlet())
+    run(tmp_path, epochs=2, resume=True, guide=guide, structure=structures.dirichlet())
+    with pytest.raises(ValueError, match=r"fit.model.complexity 1.0 → 0.5"):
+        run(tmp_path, epochs=3, resume=True, guide=guide, structure=structures.dirichlet(), complexity=0.5)
+    pyro.clear_param_store()
 
 
 def test_versions_of_libraries_are_compared(tmp_path, monkeypatch):
