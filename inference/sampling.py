@@ -196,10 +196,10 @@ def sampling_of(model: PyroCallable, data: Pair, draws: int, warmup: int, chains
     x, y = check_pair("data", data)
     if hasattr(model, "check"):
         model.check(x, y)
-    check_held(model, (x, y))
     with evaluation_mode(model), torch.random.fork_rng():
         torch.manual_seed(checks.seed(seed))
         with pyro.validation_enabled(False):  # a trial step may leave the support
+            check_held(model, (x, y))
             yield Target(model, (x, y))
 
 
