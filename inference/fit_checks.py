@@ -22,10 +22,13 @@ __all__ = ["check_batch_size", "check_data", "check_dealt", "check_same_model", 
 
 
 def check_batch_size(batch_size: int | None, train: Source, valid: Source | None) -> None:
-    """Raise where a batch size is given and DataLoaders have theirs."""
-    if batch_size is not None and isinstance(train, DataLoader) and (valid is None or isinstance(valid, DataLoader)):
+    """Raise where a batch size is given and all data come by DataLoaders of another."""
+    own = [
+        part.batch_size if isinstance(part, DataLoader) else batch_size for part in (train, valid) if part is not None
+    ]
+    if batch_size is not None and batch_size not in own:
         raise ValueError(
-            f"batch_size: expected none beside a DataLoader, which has its own, got {batch_size}. Leave it out."
+            f"batch_size: expected none beside a DataLoader, which has {own[0]}, got {batch_size}. Leave it out."
         )
 
 
