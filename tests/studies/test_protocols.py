@@ -8,12 +8,20 @@ import json
 from functools import partial
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
+from pyro_nas import read_space
 from pyro_nas.__main__ import main
 from pyro_nas.data import load
+from pyro_nas.evidence import evaluate
+from pyro_nas.files import load_state
 from pyro_nas.graph.families import cell_spaces, zoo
+from pyro_nas.graph.space_files import write_space
+from pyro_nas.models import Model, guides, priors
+from pyro_nas.reading.metrics import classification_metrics
+from pyro_nas.reading.posterior import mean_draw, predict
 from pyro_nas.studies.compare import command
 from pyro_nas.studies.compare import methods as method_making
 from pyro_nas.studies.compare import rows as row_making
@@ -22,6 +30,7 @@ from pyro_nas.studies.compare.sizes import SIZES, Size
 from pyro_nas.studies.evidence import methods as ways
 from pyro_nas.studies.evidence import problems
 from pyro_nas.studies.evidence.examples import EXAMPLES
+from pyro_nas.studies.search import command as search_command
 
 TESTS = {"predict", "prune", "robustness", "cost"}  # what may see rows of the test part
 KNOWN = "train + valid"
@@ -31,14 +40,24 @@ KNOWN = "train + valid"
 def run(recorder, images_file, tmp_path):
     """A function: run a command on images with a recorder that knows their parts; return its run folder."""
 
-    def go(command, *flags, valid_fraction=0.2, spoilt=(), name="run"):
-        path, out = images_file(spoilt), tmp_path / name
+    def go(command, *flags, valid_fraction=0.2, spoilt=False, name="run"):
+        path, out = images_file(), tmp_path / name
         split = load(path, valid_fraction=valid_fraction)
+        if spoilt:
+            images_file(rows_of_test(path, split))
+            split = load(path, valid_fraction=valid_fraction)
         recorder.start(train=split.train, valid=split.valid, test=split.test)
         assert main([command, "--data", path, *flags, "--out", str(out)]) == 0
         return out
 
     return go
+
+
+def rows_of_test(path, split):
+    """Return where rows of the test part stand in the file: one map of all values keeps their order."""
+    stored = torch.as_tensor(np.load(path)["x"])[:, 0, 0, 0].argsort()
+    order = torch.cat([x[:, 0, 0, 0] for x, _ in (split.train, split.valid, split.test)]).argsort()
+    return stored[order >= len(order) - len(split.test[1])].tolist()
 
 
 def check_that_only_tests_see_the_test_part(recorder):
@@ -50,69 +69,108 @@ def check_that_only_tests_see_the_test_part(recorder):
 
 
 SEARCH = ["--space", "layers", "--epochs", "2", "--retrain_epochs", "3", "--batch_size", "10", "--draws", "4"]
-NORMAL = "LocationScale(FixedNormal, scale 0.125 to 1)"  # of 64 inputs and 64 units, and of biases
+OF_LAYERS = {
+    "complexity": 0.001, "weights": "LocationScale(FixedNormal, scale 0.125 to 1)", "guide": "MeanField", "start": 5,
+    "seed": 5, "batch_size": 10, "local_reparameterization": True,
+}  # fmt: skip  # scales of 64 inputs, and of biases
+SEARCHED = {
+    **OF_LAYERS, "do": "bilevel", "train": "train", "valid": "valid", "N": 38, "epochs": 2,
+    "structure": "gumbel_softmax(temperature=1)", "temperature": (1.0, 0.316228, 0.1),
+    "steps of weights": "Adam 0.02, one cycle to 0.02 at 2 of 8", "steps of structure": "Adam 0.1, still for 3",
+}  # fmt: skip
+RETRAINED = {
+    **OF_LAYERS, "do": "svi", "train": KNOWN, "valid": None, "N": 48, "epochs": 3, "structure": None,
+    "steps of all": "Adam 0.02, one cycle to 0.02 at 4 of 15",
+}  # fmt: skip
 
 
 def test_search_fits_weights_and_structure_apart_retrains_on_both_and_tests_once(run, recorder):
     run("search", *SEARCH, "--seed", "5")
-    fit = {"complexity": 0.001, "weights": NORMAL, "guide": "MeanField", "start": 5, "seed": 5, "batch_size": 10,
-           "local_reparameterization": True}  # fmt: skip
     measured = {"do": "evaluate", "draws": 8, "seed": 5}
     tested = [{"do": "predict", "data": "test", "draws": 4, "seed": 5}, {"do": "metrics", "labels": "test"}]
-    assert recorder.events == [
-        {
-            "do": "bilevel", **fit, "train": "train", "valid": "valid", "N": 38, "epochs": 2,
-            "structure": "gumbel_softmax(temperature=1)", "temperature": (1.0, 0.316228, 0.1),
-            "steps of weights": "Adam 0.02, one cycle to 0.02 at 2 of 8",
-            "steps of structure": "Adam 0.1, still for 3",
-        },
-        {
-            "do": "svi", **fit, "train": KNOWN, "valid": None, "N": 48, "epochs": 3, "structure": None,
-            "steps of all": "Adam 0.02, one cycle to 0.02 at 4 of 15",
-        },
-        {**measured, "data": "train"},
-        {**measured, "data": KNOWN},
-        *tested,
-        *tested,
-    ]  # fmt: skip
+    terms = [{**measured, "data": "train"}, {**measured, "data": KNOWN}]
+    assert recorder.events == [SEARCHED, RETRAINED, *terms, *tested, *tested]
     check_that_only_tests_see_the_test_part(recorder)
 
 
-@pytest.mark.parametrize(
-    ("flags", "both", "bilevel"),
-    [
-        (["--guide", "low_rank"], {"guide": "LowRankNormal"}, {}),
-        (["--guide", "point_mass"], {"guide": "PointMass"}, {}),
-        (["--guide", "point_weights"], {"guide": "PointWeights"}, {}),
-        (
-            ["--guide", "structure_conditioned"],
-            {"guide": "StructureConditioned", "local_reparameterization": True}, {},
-        ),
-        (["--weights", "laplace"], {"weights": "LocationScale(Laplace, scale 0.0884 to 0.707)"}, {}),
-        (["--weights", "relevance_determination"], {"weights": "RelevanceDetermination()"}, {}),
-        (["--prior_gain", "0.5"], {"weights": "LocationScale(FixedNormal, scale 0.0625 to 0.5)"}, {}),
-        (["--complexity", "0.5"], {"complexity": 0.5}, {}),
-        (["--structure", "dirichlet"], {}, {"structure": "dirichlet(temperature=1)", "temperature": None}),
-        (["--structure", "categorical"], {}, {"structure": "categorical()", "temperature": None}),
-        (["--structure", "straight_through"], {}, {"structure": "straight_through(temperature=1)"}),
-        (["--lr", "0.3"], {}, {"steps of weights": "Adam 0.3, one cycle to 0.3 at 2 of 8"}),
-        (["--structure_lr", "0.3"], {}, {"steps of structure": "Adam 0.3, still for 3"}),
-        (["--seed", "8"], {"seed": 8, "start": 8}, {}),
-    ],
-)  # fmt: skip
-def test_options_of_search_reach_its_fits(run, recorder, flags, both, bilevel):
+OTHER = {"local_reparameterization": None}  # of a guide that is asked for without it
+OPTIONS_OF_SEARCH = [  # flags, what they change in both fits, and in the search alone
+    (["--guide", "low_rank"], {**OTHER, "guide": "LowRankNormal"}, {}),
+    (["--guide", "point_mass"], {**OTHER, "guide": "PointMass"}, {}),
+    (["--guide", "point_weights"], {**OTHER, "guide": "PointWeights"}, {}),
+    (["--guide", "structure_conditioned"], {"guide": "StructureConditioned"}, {}),
+    (["--weights", "laplace"], {"weights": "LocationScale(Laplace, scale 0.0884 to 0.707)"}, {}),
+    (["--weights", "relevance_determination"], {"weights": "RelevanceDetermination()"}, {}),
+    (["--prior_gain", "0.5"], {"weights": "LocationScale(FixedNormal, scale 0.0625 to 0.5)"}, {}),
+    (["--complexity", "0.5"], {"complexity": 0.5}, {}),
+    (["--structure", "dirichlet"], {}, {"structure": "dirichlet(temperature=1)", "temperature": None}),
+    (["--structure", "categorical"], {}, {"structure": "categorical()", "temperature": None}),
+    (["--structure", "straight_through"], {}, {"structure": "straight_through(temperature=1)"}),
+    (["--lr", "0.3"], {}, {"steps of weights": "Adam 0.3, one cycle to 0.3 at 2 of 8"}),
+    (["--structure_lr", "0.3"], {}, {"steps of structure": "Adam 0.3, still for 3"}),
+    (["--seed", "8"], {"seed": 8, "start": 8}, {}),
+]
+
+
+@pytest.mark.parametrize(("flags", "both", "alone"), OPTIONS_OF_SEARCH, ids=lambda value: " ".join(value))
+def test_options_of_search_reach_its_fits(run, recorder, monkeypatch, flags, both, alone):
     """Each changes what it names, in the fits that it is for, and nothing else."""
-    run("search", *SEARCH, "--seed", "5", name="plain")
-    plain = recorder.of("bilevel", "svi")
-    run("search", *SEARCH, "--seed", "5", *flags, name="changed")
-    changed = recorder.of("bilevel", "svi")
-    if "guide" in both:
-        both = {"local_reparameterization": None, **both}
-    if "--lr" in flags:
-        plain[1]["steps of all"] = "Adam 0.3, one cycle to 0.3 at 4 of 15"
-    for before, after, more in ((plain[0], changed[0], {**both, **bilevel}), (plain[1], changed[1], both)):
-        expected = {name: value for name, value in {**before, **more}.items() if value is not None}
-        assert {name: value for name, value in after.items() if value is not None} == expected
+    monkeypatch.setattr(search_command, "report", lambda *_: None)
+    run("search", *SEARCH, "--seed", "5", *flags)
+    retrained = {"steps of all": "Adam 0.3, one cycle to 0.3 at 4 of 15"} if "--lr" in flags else {}
+    changed = {**SEARCHED, **both, **alone}, {**RETRAINED, **both, **retrained}
+    assert recorder.events == [
+        {name: value for name, value in fit.items() if value is not None or name in ("valid", "structure")}
+        for fit in changed
+    ]
+
+
+POINTS = ["--guide", "point_mass", "--structure", "dirichlet", "--batch_size", "16", "--epochs", "2",
+          "--retrain_epochs", "2", "--draws", "2", "--complexity", "0.01"]  # fmt: skip
+
+
+def test_figures_of_a_search_are_recomputed_from_its_run_folder(run, recorder, tmp_path):
+    """Nothing of a point guide is drawn: figures are equal, those of the retrained network from its files alone."""
+    write_space(zoo.cells(1, 3, channels=2, nodes=1), tmp_path / "space.json")
+    out = run("search", *POINTS, "--space", str(tmp_path / "space.json"))
+    summary = json.loads((out / "summary.json").read_text())
+    known = tuple(torch.cat(parts) for parts in zip(recorder.parts["train"], recorder.parts["valid"], strict=True))
+    x, y = recorder.parts["test"]
+    model = Model(
+        read_space(out / "architecture.json"), num_data=48, weights=priors.normal(priors.fan_in()), complexity=0.01
+    )
+    guide = guides.PointMass(model)
+    load_state(out / "weights.safetensors", model, guide)
+    searched, retrained = (event.pair for event in recorder.of("bilevel", "svi"))
+    for name, pair in {"posterior_predictive": searched, "derived": (model, guide)}.items():
+        assert summary["test"][name] == classification_metrics(predict(pair[0], mean_draw(pair[1]), x), y)
+    for name, terms in (
+        ("derived", evaluate(model, guide, known)),
+        ("search", evaluate(*searched, recorder.parts["train"])),
+    ):
+        assert {term: summary["evidence"][name][term] for term in terms} == pytest.approx(terms, rel=1e-5)
+    assert summary["parameters"]["derived"] == sum(value.numel() for value in retrained[0].network.parameters())
+    table = summary["probabilities"]["structure.cell 0→1"]
+    chosen = max(table, key=lambda name: table[name])
+    assert list(model.space.edges[1, 2]["cell"].edges[0, 1]) == [chosen]
+    history = json.loads((out / "history.json").read_text())
+    assert [record["epoch"] for record in history] == [0, 1]
+    assert (
+        list(summary["probabilities"]["structure.cell 0→1"].values()) == history[-1]["structure"]["structure.cell"][0]
+    )
+
+
+def test_nothing_that_a_search_fits_or_chooses_depends_on_the_test_part(run, recorder):
+    """With other images there all is the same but the metrics of the test."""
+    flags = [*SEARCH, "--guide", "point_weights"]
+    plain = run("search", *flags, name="plain")
+    spoilt = run("search", *flags, name="spoilt", spoilt=True)
+    files = [out / "weights.safetensors" for out in (plain, spoilt)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    first, second = (json.loads((out / "summary.json").read_text()) for out in (plain, spoilt))
+    assert {name for name in first if first[name] != second[name]} == {"test", "seconds"}
+    for name in ("posterior_predictive", "derived"):
+        assert first["test"][name]["log_likelihood"] != second["test"][name]["log_likelihood"]
 
 
 def tiny(inputs, outputs, channels=2):
@@ -147,8 +205,8 @@ HALVES = {**OF_CELLS, "do": "bilevel", "train": "train", "valid": "valid", "N": 
           "measure_validation": False, "steps of weights": "Adam 0.01, one cycle to 0.01 at 2 of 8",
           "steps of structure": "Adam 0.05, still for 3"}  # fmt: skip
 ANNEALED = {"temperature": (1.0, 0.447214, 0.2)}
-POINTS = {"guide": "PointWeights"}
-ALONE = {**OF_CELLS, **POINTS, "do": "svi", "train": "train", "valid": None, "N": 24}  # without the validation part
+BY_POINTS = {"guide": "PointWeights"}
+ALONE = {**OF_CELLS, **BY_POINTS, "do": "svi", "train": "train", "valid": None, "N": 24}  # without the validation part
 SEARCHES = {
     "vardarts": [{**HALVES, **ANNEALED, "structure": "gumbel_softmax(temperature=1)", "guide": "MeanField"}],
     "darts": [{**HALVES, "structure": "dirichlet(temperature=1)", "guide": "PointMass"}],
@@ -161,9 +219,9 @@ SEARCHES = {
         {**ALONE, **ANNEALED, "train": KNOWN, "N": 48, "structure": "gumbel_softmax(temperature=1)", "epochs": 4,
          "structure_per_example": True, "steps of all": "Adam 0.01, one cycle to 0.01 at 4 of 16"}
     ],
-    "hard": [{**HALVES, **ANNEALED, **POINTS, "structure": "straight_through(temperature=1)"}],
-    "dirichlet": [{**HALVES, **POINTS, "structure": "dirichlet(temperature=1)"}],
-    "reinforce": [{**HALVES, **POINTS, "structure": "categorical()"}],
+    "hard": [{**HALVES, **ANNEALED, **BY_POINTS, "structure": "straight_through(temperature=1)"}],
+    "dirichlet": [{**HALVES, **BY_POINTS, "structure": "dirichlet(temperature=1)"}],
+    "reinforce": [{**HALVES, **BY_POINTS, "structure": "categorical()"}],
     "single_path": [
         {**ALONE, "structure": "categorical()", "epochs": 6, "steps of all": "Adam 0.01, one cycle to 0.01 at 3 of 12"},
         *[{"do": "score", "data": "valid[:7]", "calibration": "train[:8]"}] * 8,
@@ -206,13 +264,13 @@ def test_rows_of_compare_retrain_on_both_halves_and_are_tested_then(run, recorde
         return [prediction, {"do": "metrics", "labels": "test"}, attacked]
 
     brief = {"epochs": 1, "steps of all": "Adam 0.005, one cycle to 0.005 at 0 of 4"}
-    plain = {**retraining, **POINTS, "weights": "LocationScale(FixedNormal, scale 0.236 to 1)"}
+    plain = {**retraining, **BY_POINTS, "weights": "LocationScale(FixedNormal, scale 0.236 to 1)"}
     (timed,) = [event for event in recorder.of("svi") if event["weights"] == plain["weights"]][1:]
     timed.update({name: plain[name] for name in ("epochs", "steps of all")})
     assert recorder.events == [
         *SEARCHES["vardarts"], *searched * 5, posterior, *tested(1), *tested(10), *costs,
         {**posterior, **brief}, {**plain, **brief}, plain, *tested(1, ()), *costs,
-        {**retraining, **POINTS}, *tested(1), *costs,
+        {**retraining, **BY_POINTS}, *tested(1), *costs,
         *[{"do": "cost", "data": "test[:3]", "kind": "latency"}] * 3,
     ]  # fmt: skip
     check_that_only_tests_see_the_test_part(recorder)
