@@ -48,11 +48,12 @@ def check_data(model: object, parts: Sequence[Batches]) -> None:
     The number is that of the training data, the first of the parts, in an epoch or at all, or that of all parts.
     """
     check_number(model, parts[0].size, parts[0].drawn, sum(batches.size for batches in parts))
-    likelihood = getattr(model, "likelihood", None)
+    check = getattr(model, "check", None)
+    check_y = getattr(getattr(model, "likelihood", None), "check", None)
     for batches in parts:
-        outputs = model.check(*(batches.everything() or batches.first())) if hasattr(model, "check") else None
-        if isinstance(outputs, torch.Tensor) and hasattr(likelihood, "check"):
-            batches.check_y = partial(likelihood.check, outputs)
+        outputs = None if check is None else check(*(batches.everything() or batches.first()))
+        if isinstance(outputs, torch.Tensor) and check_y is not None:
+            batches.check_y = partial(check_y, outputs)
 
 
 def needs_two(model: object, data: Pair) -> bool:

@@ -30,8 +30,9 @@ def describe(value: object) -> str:
     """Say briefly what a value is, for an error message."""
     if isinstance(value, torch.Tensor):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
-    if getattr(value, "dtype", None) is not None and getattr(value, "shape", ()):
-        return f"a {value.dtype} {type(value).__name__} of shape {tuple(value.shape)}"  # type: ignore[attr-defined]
+    kind, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if kind is not None and shape:
+        return f"a {kind} {type(value).__name__} of shape {tuple(shape)}"
     text = " ".join(repr(value).split())
     return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
 

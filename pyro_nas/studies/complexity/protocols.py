@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 import torch
 
@@ -77,7 +78,7 @@ def _spline(setting: Setting) -> Trained:
     make = partial(hypernets.Spline, bases=5, scale_bases=4)
     prior = priors.log_interval(0.6 * LOW, 1.3 * HIGH, ends=0.25)  # an end has neighbours on one side only
     return by_hypernetwork(
-        setting, make, prior, epochs=setting.hypernet_epochs, batch_size=2 * setting.options["batch_size"],
+        setting, make, prior, epochs=setting.hypernet_epochs, batch_size=2 * cast(int, setting.options["batch_size"]),
         particles=8, vectorize_particles=True, stratified=True, emphasis=emphasis,
         optimizer=adam(6e-3), scheduler=one_cycle(6e-3),
     )  # fmt: skip
