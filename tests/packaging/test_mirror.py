@@ -77,7 +77,8 @@ def test_that_file_goes_through_the_module(name):
 
 def test_all_wings_and_the_root_are_looked_at():
     expected = {
-        "pyro_nas.files": "test_files.py",
+        "pyro_nas.data": "test_data.py",
+        "pyro_nas.files.atomic": "files/test_atomic.py",
         "pyro_nas.graph.families.zoo": "graph/test_zoo.py",
         "pyro_nas.models.priors": "models/test_priors.py",
         "pyro_nas.inference.svi": "inference/test_svi.py",
