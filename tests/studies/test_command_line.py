@@ -53,7 +53,9 @@ def test_run_folder(run):
     summary = numbers(run)
     assert {"data", "seed", "test", "probabilities", "entropy", "evidence", "parameters"} <= set(summary)
     for name in ("posterior_predictive", "derived"):
-        assert 0 <= summary["test"][name]["accuracy"] <= 1
+        assert summary["test"][name]["accuracy"] > 0.8
+        assert summary["test"][name]["calibration_error"] < 0.2
+        assert -1 < summary["test"][name]["log_likelihood"] < 0
     for table in summary["probabilities"].values():
         assert sum(table.values()) == pytest.approx(1.0, abs=1e-5)
     terms = summary["evidence"]["search"]
@@ -118,17 +120,6 @@ def test_a_damaged_run_is_refused(run, tmp_path, capsys):
     assert "sha256" in message
     assert main(["search", *SMALL, "--seed", "4", "--out", str(copy), "--resume", "true"]) == 2
     assert "seed 3 → 4" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("structure", ["straight_through", "dirichlet", "categorical"])
-@pytest.mark.parametrize(
-    ("guide", "weights"),
-    [("low_rank", "laplace"), ("point_mass", "normal"), ("structure_conditioned", "relevance_determination")],
-)
-def test_options_combine(structure, guide, weights, tmp_path):
-    flags = ["--structure", structure, "--guide", guide, "--weights", weights, "--epochs", "1", "--retrain_epochs", "1"]
-    assert main(["search", *SMALL[4:], *flags, "--out", str(tmp_path / "out")]) == 0
-    assert numbers(tmp_path / "out")["data"] == "digits"
 
 
 def test_npz_and_a_space_from_a_file(tmp_path):
