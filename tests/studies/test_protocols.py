@@ -125,6 +125,27 @@ def test_options_of_search_reach_its_fits(run, recorder, monkeypatch, flags, bot
     ]
 
 
+@pytest.mark.parametrize("structure", ["straight_through", "dirichlet", "categorical"])
+@pytest.mark.parametrize(
+    ("guide", "weights"),
+    [("low_rank", "laplace"), ("point_mass", "normal"), ("structure_conditioned", "relevance_determination")],
+)
+def test_options_combine(run, recorder, structure, guide, weights):
+    """Three options together change what each of them does alone, and the run comes to its end."""
+    named = {"structure": structure, "guide": guide, "weights": weights}
+    flags = [text for name, value in named.items() for text in (f"--{name}", value)]
+    out = run("search", *SEARCH, "--seed", "5", *flags)
+    both, alone = {}, {}
+    for changed, in_both, in_search in OPTIONS_OF_SEARCH:
+        if changed[1] in named.values():
+            both, alone = {**both, **in_both}, {**alone, **in_search}
+    fits = {**SEARCHED, **both, **alone}, {**RETRAINED, **both}
+    for found, plain in zip(recorder.of("bilevel", "svi"), fits, strict=True):
+        assert found == {name: value for name, value in plain.items() if value is not None or name in found}
+    assert [event["draws"] for event in recorder.of("predict")] == [4, 4]
+    assert json.loads((out / "summary.json").read_text())["seed"] == 5
+
+
 POINTS = ["--guide", "point_mass", "--structure", "dirichlet", "--batch_size", "16", "--epochs", "2",
           "--retrain_epochs", "2", "--draws", "2", "--complexity", "0.01"]  # fmt: skip
 
