@@ -40,8 +40,9 @@ def check_data(model: object, parts: Sequence[Batches]) -> None:
     likelihood = getattr(model, "likelihood", None)
     for batches in parts:
         outputs = model.check(*(batches.everything() or batches.first())) if hasattr(model, "check") else None
-        if isinstance(outputs, torch.Tensor) and hasattr(likelihood, "check"):
-            batches.check_y = partial(likelihood.check, outputs)
+        check = getattr(likelihood, "check", None)
+        if isinstance(outputs, torch.Tensor) and check is not None:
+            batches.check_y = partial(check, outputs)
 
 
 def needs_two(model: object, data: Pair) -> bool:

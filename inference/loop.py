@@ -24,15 +24,13 @@ from pyro_nas.evidence.currencies import PyroCallable
 from pyro_nas.inference.batches import Batches
 from pyro_nas.inference.checkpoint import Checkpoint
 from pyro_nas.inference.fit_checks import check_batch_size, check_data, check_dealt, check_schedule, needs_two
-from pyro_nas.inference.options import Options
+from pyro_nas.inference.options import BATCH_SIZE, Options
 from pyro_nas.inference.result import Fit, G, Record
 from pyro_nas.inference.state import FitState, named_parameters
 from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, Stepper
 from pyro_nas.reading.structure_posterior import choice_probabilities
 
 __all__ = ["Session"]
-
-BATCH_SIZE = 128
 
 
 class Session(AbstractContextManager["Session[G]"], Generic[G]):
