@@ -9,6 +9,7 @@ from numbers import Real
 from operator import index
 from typing import Any, SupportsIndex, TypeVar
 
+import numpy as np
 import torch
 
 __all__ = [
@@ -30,9 +31,8 @@ def describe(value: object) -> str:
     """Say briefly what a value is, for an error message."""
     if isinstance(value, torch.Tensor):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
-    kind, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
-    if kind is not None and shape:
-        return f"a {kind} {type(value).__name__} of shape {tuple(shape)}"
+    if isinstance(value, np.ndarray):
+        return f"a {value.dtype} ndarray of shape {value.shape}"
     text = " ".join(repr(value).split())
     return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
 
