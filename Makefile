@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 IMPORTS := cd build/types && ../../$(BIN)/lint-imports --no-cache ../../pyproject.toml
 TWICE := --numprocesses 2 --dist worksteal
 
-.PHONY: run test test-slow test-pythons bench lint imports build/types digits rank complexity compare notebooks docs clean
+.PHONY: run test test-slow test-pythons mutate bench lint imports build/types digits rank complexity compare notebooks docs clean
 
 run: .venv/installed
 	$(BIN)/pyro-nas search --data digits --out $(OUT)
@@ -22,6 +22,11 @@ test-slow: .venv/installed
 
 test-pythons: .venv/installed
 	$(BIN)/python tests/packaging/pythons.py $(if $(PYTHONS),--pythons $(PYTHONS)) $(if $(SUBSET),--tests $(SUBSET))
+
+mutate: .venv/installed
+	$(INSTALL) --editable ".[dev,mutate]"
+	$(BIN)/python tests/packaging/mutate.py $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(WORKERS),--workers $(WORKERS))
 
 bench: .venv/installed
 	$(BIN)/python notebooks/benchmarks/steps.py
