@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import difflib
 import filecmp
 import hashlib
 import json
@@ -24,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "mutants"
 COPIED = ("tests", "notebooks", "pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile")
 ROOMS = ("models", "inference")  # which an installed package has within pyro_nas
@@ -59,12 +58,17 @@ def sources(folder: Path) -> list[str]:
 
 def unevaluated(text: str) -> list[tuple[Place, Place]]:
     """Return where annotations stand, which are not evaluated and so can hold no fault: (start, end) of each."""
+    lines = text.splitlines()
+
+    def place(line: int, offset: int) -> Place:  # the parser counts bytes
+        return line, len(lines[line - 1].encode()[:offset].decode())
+
     places = []
     for node in ast.walk(ast.parse(text)):
-        parts = [getattr(node, "annotation", None), getattr(node, "returns", None)]
-        for part in parts:
+        for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
             if isinstance(part, ast.expr):
-                places.append(((part.lineno, part.col_offset), (part.end_lineno, part.end_col_offset)))
+                start, end = (part.lineno, part.col_offset), (part.end_lineno, part.end_col_offset)
+                places.append((place(*start), place(*end)))
     return places
 
 
@@ -136,15 +140,14 @@ def plan(count: int, seed: int, workers: int) -> None:
     configuration(FOLDER / "plain")
     subprocess.run([tool(), "init", "mutants.toml", str(every)], cwd=FOLDER / "plain", check=True)
     with use_db(str(every), WorkDB.Mode.open) as database:
-        items = {item.job_id: item for item in database.work_items}
+        items = {_name(item): item for item in database.work_items}
     faults: dict[str, dict[Place, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for path in sources(FOLDER / "plain"):
-        skipped = unevaluated((FOLDER / "plain" / path).read_text())
-        for name, item in items.items():
-            (mutation,) = item.mutations
-            place = tuple(mutation.start_pos)
-            if mutation.module_path.as_posix() == path and not any(low <= place < high for low, high in skipped):
-                faults[path][place].append(name)
+    skipped = {path: unevaluated((FOLDER / "plain" / path).read_text()) for path in sources(FOLDER / "plain")}
+    for name, item in items.items():
+        (mutation,) = item.mutations
+        path, place = mutation.module_path.as_posix(), tuple(mutation.start_pos)
+        if not any(low <= place < high for low, high in skipped[path]):
+            faults[path][place].append(name)
     drawn = sample(faults, count, seed)
     for worker in range(workers):
         lay_out(FOLDER / str(worker))
@@ -152,6 +155,12 @@ def plan(count: int, seed: int, workers: int) -> None:
         with use_db(str(FOLDER / f"{worker}.sqlite"), WorkDB.Mode.create) as database:
             database.add_work_items([items[name] for name in drawn[worker::workers]])
     stored.write_text(json.dumps(wanted))
+
+
+def _name(item: Any) -> str:
+    """Return a name of a fault that is the same whenever it is planned."""
+    (mutation,) = item.mutations
+    return f"{mutation.module_path.as_posix()} {mutation.operator_name} {mutation.occurrence}"
 
 
 def tool() -> str:
@@ -196,18 +205,6 @@ def report(found: Iterable[tuple[str, bool, str]]) -> str:
     return "\n".join([*lines, *survivors]) + "\n"
 
 
-def change_of(mutation: Any) -> str:
-    """Return the lines that a fault changes."""
-    from cosmic_ray.mutating import mutate_code
-    from cosmic_ray.plugins import get_operator
-
-    before = (FOLDER / "plain" / mutation.module_path).read_text()
-    operator = get_operator(mutation.operator_name)(**mutation.operator_args)
-    after = mutate_code(before, operator, mutation.occurrence) or before
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0)
-    return "\n".join(line for line in lines if not line.startswith(("---", "+++")))
-
-
 def main() -> int:
     """Plan, try what is left to try, and report."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -231,9 +228,8 @@ def main() -> int:
             return 1
     entries = []
     for item, result in tried(chosen.workers):
-        (mutation,) = item.mutations
-        killed = result.is_killed
-        entries.append((mutation.module_path.as_posix(), killed, "" if killed else change_of(mutation)))
+        change = [line for line in (result.diff or "").splitlines() if not line.startswith(("---", "+++"))]
+        entries.append((item.mutations[0].module_path.as_posix(), result.is_killed, "\n".join(change)))
     text = report(entries)
     (FOLDER / "report.txt").write_text(text)
     print(text)
