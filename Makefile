@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 IMPORTS := cd build/types && ../../$(BIN)/lint-imports --no-cache ../../pyproject.toml
 TWICE := --numprocesses 2 --dist worksteal
 
-.PHONY: run test test-slow test-pythons fuzz kill bench lint imports build/types digits rank complexity compare notebooks docs clean
+.PHONY: run test test-slow test-pythons fuzz kill mutate bench lint imports build/types digits rank complexity compare notebooks docs clean
 
 run: .venv/installed
 	$(BIN)/pyro-nas search --data digits --out $(OUT)
@@ -28,6 +28,11 @@ fuzz: .venv/installed
 
 kill: .venv/installed
 	$(FRESH) OMP_NUM_THREADS=1 $(BIN)/python tests/studies/kill.py
+
+mutate: .venv/installed
+	$(INSTALL) --editable ".[dev,mutate]"
+	$(BIN)/python tests/packaging/mutate.py $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(WORKERS),--workers $(WORKERS))
 
 bench: .venv/installed
 	$(BIN)/python notebooks/benchmarks/steps.py

@@ -22,10 +22,13 @@ __all__ = ["check_batch_size", "check_data", "check_dealt", "check_same_model", 
 
 
 def check_batch_size(batch_size: int | None, train: Source, valid: Source | None) -> None:
-    """Raise where a batch size is given and DataLoaders have theirs."""
-    if batch_size is not None and isinstance(train, DataLoader) and (valid is None or isinstance(valid, DataLoader)):
+    """Raise where a batch size is given and all data come by DataLoaders of another."""
+    own = [
+        part.batch_size if isinstance(part, DataLoader) else batch_size for part in (train, valid) if part is not None
+    ]
+    if batch_size is not None and batch_size not in own:
         raise ValueError(
-            f"batch_size: expected none beside a DataLoader, which has its own, got {batch_size}. Leave it out."
+            f"batch_size: expected none beside a DataLoader, which has {own[0]}, got {batch_size}. Leave it out."
         )
 
 
@@ -45,11 +48,12 @@ def check_data(model: object, parts: Sequence[Batches]) -> None:
     The number is that of the training data, the first of the parts, in an epoch or at all, or that of all parts.
     """
     check_number(model, parts[0].size, parts[0].drawn, sum(batches.size for batches in parts))
-    likelihood = getattr(model, "likelihood", None)
+    check = getattr(model, "check", None)
+    check_y = getattr(getattr(model, "likelihood", None), "check", None)
     for batches in parts:
-        outputs = model.check(*(batches.everything() or batches.first())) if hasattr(model, "check") else None
-        if isinstance(outputs, torch.Tensor) and hasattr(likelihood, "check"):
-            batches.check_y = partial(likelihood.check, outputs)
+        outputs = None if check is None else check(*(batches.everything() or batches.first()))
+        if isinstance(outputs, torch.Tensor) and check_y is not None:
+            batches.check_y = partial(check_y, outputs)
 
 
 def needs_two(model: object, data: Pair) -> bool:

@@ -31,7 +31,7 @@ from pyro_nas.inference.fit_checks import (
     needs_two,
 )
 from pyro_nas.inference.fit_identity import fit_identity, sample_batch, values_at
-from pyro_nas.inference.options import Options
+from pyro_nas.inference.options import BATCH_SIZE, Options
 from pyro_nas.inference.result import Fit, G, Record
 from pyro_nas.inference.saved_fit import SavedFit
 from pyro_nas.inference.state import FitState, named_parameters
@@ -40,8 +40,6 @@ from pyro_nas.random_state import check_thread, forked, seeded
 from pyro_nas.reading.structure_posterior import choice_probabilities
 
 __all__ = ["Session"]
-
-BATCH_SIZE = 128
 
 
 class Session(AbstractContextManager["Session[G]"], Generic[G]):

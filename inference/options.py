@@ -17,7 +17,9 @@ from pyro_nas.inference.checkpoint import Checkpoint
 from pyro_nas.inference.result import Record
 from pyro_nas.inference.schedules import Schedule
 
-__all__ = ["FitOptions", "Options"]
+__all__ = ["BATCH_SIZE", "FitOptions", "Options"]
+
+BATCH_SIZE = 128  # data a step, where nobody says
 
 
 class FitOptions(TypedDict, total=False):

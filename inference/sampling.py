@@ -197,8 +197,8 @@ def sampling_of(model: PyroCallable, data: Pair, draws: int, warmup: int, chains
     x, y = check_pair("data", data)
     if hasattr(model, "check"):
         model.check(x, y)
-    check_held(model, (x, y))
     with evaluation_mode(model), seeded(seed), pyro.validation_enabled(False):  # a trial step may leave the support
+        check_held(model, (x, y))
         yield Target(model, (x, y))
 
 

@@ -27,9 +27,9 @@ from pyro_nas.evidence.sites import COMPLEXITY, sample_sites, transformed
 from pyro_nas.graph.network import Network, running
 from pyro_nas.graph.space import Choices, Space
 from pyro_nas.models.cost_factors import Cost
-from pyro_nas.models.latents import Latent
+from pyro_nas.models.latents import Latent, laid_out
 from pyro_nas.models.likelihoods import Likelihood, categorical
-from pyro_nas.models.priors import WeightPrior, fan_in, laid_out, normal
+from pyro_nas.models.priors import WeightPrior, fan_in, normal
 from pyro_nas.models.structures import StructurePrior, check_temperature, gumbel_softmax
 from pyro_nas.printing import Printed, Table
 from pyro_nas.random_state import check_thread, forked

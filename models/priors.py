@@ -7,7 +7,7 @@ with a location and a scale draw one packed site, "weights", however deep the ne
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
@@ -22,7 +22,6 @@ from pyro_nas import checks
 from pyro_nas.evidence.packing import Packing
 from pyro_nas.models.log_interval import LogInterval
 from pyro_nas.models.normals import FixedNormal
-from pyro_nas.random_state import forked
 
 __all__ = [
     "Draw",
@@ -36,7 +35,6 @@ __all__ = [
     "each",
     "fan_in",
     "group_numbers",
-    "laid_out",
     "laplace",
     "log_interval",
     "log_uniform",
@@ -48,44 +46,6 @@ __all__ = [
 Draw = Callable[[], dict[str, torch.Tensor]]
 WeightPrior = Callable[[Packing], Draw]
 Scale = float | Callable[[str, torch.Size], float]
-
-
-def laid_out(prior: WeightPrior, packing: Packing) -> Draw:
-    """Return the draws that a prior makes of weights of this layout, checked by one.
-
-    Raises TypeError for what is no weight prior, ValueError where a draw is not of these weights alone, each of its
-    shape.
-    """
-    what = "a weight prior, a function of a Packing such as priors.normal(0.1)"
-    if isinstance(prior, torch.distributions.Distribution):
-        raise TypeError(f"weights: expected {what}, got {prior}. Write priors.each(lambda name, shape: …) for its law.")
-    checks.is_callable("weights", prior, what)
-    if not packing.size:
-        return _nothing
-    draw: Draw = prior(packing)
-    with pyro.poutine.block(), forked(), torch.no_grad():
-        values = checks.is_callable("weights", draw, "a prior that returns a function () → {name: tensor}")()
-    if not isinstance(values, Mapping) or not all(isinstance(value, torch.Tensor) for value in values.values()):
-        raise TypeError(
-            f"weights: expected draws {{name: tensor}}, got {checks.describe(values)}. Return packing.unpack(…)."
-        )
-    given, expected = ({n: tuple(s) for n, s in shapes.items()} for shapes in (_shapes(values), packing.shapes))
-    different = sorted(name for name in given | expected if given.get(name) != expected.get(name))
-    if different:
-        raise ValueError(
-            f"weights: expected a prior that draws { ({n: expected.get(n) for n in different}) }, "
-            f"got { ({n: given.get(n) for n in different}) }. Draw every name of packing.shapes, and no other."
-        )
-    return draw
-
-
-def _nothing() -> dict[str, torch.Tensor]:
-    """Draw the weights of a network without any."""
-    return {}
-
-
-def _shapes(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in values.items()}
 
 
 def scale_vector(scale: Scale, packing: Packing) -> torch.Tensor:

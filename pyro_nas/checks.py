@@ -9,6 +9,7 @@ from numbers import Real
 from operator import index
 from typing import Any, SupportsIndex, TypeVar
 
+import numpy as np
 import torch
 
 __all__ = [
@@ -30,8 +31,8 @@ def describe(value: object) -> str:
     """Say briefly what a value is, for an error message."""
     if isinstance(value, torch.Tensor):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
-    if getattr(value, "dtype", None) is not None and getattr(value, "shape", ()):
-        return f"a {value.dtype} {type(value).__name__} of shape {tuple(value.shape)}"  # type: ignore[attr-defined]
+    if isinstance(value, np.ndarray):
+        return f"a {value.dtype} ndarray of shape {value.shape}"
     text = " ".join(repr(value).split())
     return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
 

@@ -122,3 +122,26 @@ def test_classes_without_data_or_not_from_0_are_refused(tmp_path):
         np.savez(tmp_path / "d.npz", x=x, y=y)
         with pytest.raises(ValueError, match=f"^data y: expected class indices from 0 to 2, .*{message}"):
             load(str(tmp_path / "d.npz"))
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 2, 2)], ids=["features", "images"])
+@pytest.mark.parametrize(("fraction", "shares"), [(0.2, (0.64, 0.16, 0.2)), (0.5, (0.4, 0.4, 0.2))])
+def test_every_part_is_stratified_and_standardised_by_the_training_part_alone(shape, fraction, shares, tmp_path):
+    """One map for all three parts keeps the order of all values, by which each row is found again as it was stored."""
+    counts = [300, 150, 50]
+    y = np.repeat(np.arange(3), counts)
+    x = np.random.default_rng(0).lognormal(1.0, 1.5, size=(500, *shape)).astype(np.float32)
+    np.savez(tmp_path / "skewed.npz", x=x, y=y)
+    split = load(str(tmp_path / "skewed.npz"), valid_fraction=fraction)
+    parts = (split.train, split.valid, split.test)
+    for (_, labels), share in zip(parts, shares, strict=True):
+        assert torch.bincount(labels).tolist() == [round(share * count) for count in counts]
+    first = torch.cat([part.flatten(1)[:, 0] for part, _ in parts])
+    rows = torch.empty(500, dtype=torch.long)
+    rows[first.argsort()] = torch.as_tensor(x).flatten(1)[:, 0].argsort()
+    stored = torch.as_tensor(x)[rows].split([len(labels) for _, labels in parts])
+    axes = [0, *range(2, x.ndim)]  # of a channel over all its pixels
+    sd, mean = torch.std_mean(stored[0], axes, keepdim=True)
+    for (part, labels), raw, index in zip(parts, stored, rows.split([len(raw) for raw in stored]), strict=True):
+        assert torch.allclose(part, (raw - mean) / sd, atol=1e-4)
+        assert torch.equal(labels, torch.as_tensor(y)[index])

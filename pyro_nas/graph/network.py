@@ -163,8 +163,8 @@ def running(network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Iterator[No
         own = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.get_default_dtype())
         other = [part.dtype for part in inputs if part.dtype != own]
         remedy = f" Its weights are {own}, x is {other[0]}: call x.to({own})." if other else ""
-        shape = shapes[0] if len(shapes) == 1 else shapes
-        raise ValueError(f"x: the network cannot run on inputs of shape {shape}: {error}{remedy}") from error
+        shape, reason = shapes[0] if len(shapes) == 1 else shapes, str(error).splitlines()[0]  # Pyro adds its sites
+        raise ValueError(f"x: the network cannot run on inputs of shape {shape}: {reason}{remedy}") from error
 
 
 def _used(gamma: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ def structure_draws(guide: PyroCallable, run: Sites, count: int) -> dict[str, to
     parts = list(guide) if isinstance(guide, AutoGuideList) else [guide]
     draws: dict[str, torch.Tensor] = {}
     for part in parts:
-        if isinstance(part, AutoNormal):
+        if isinstance(part, AutoNormal) and part.prototype_trace is not None:
             for name, site in part.prototype_trace.iter_stochastic_nodes():
                 if is_structure(name):
                     law = run[f"{name}_unconstrained"]["fn"]

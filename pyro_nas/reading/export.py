@@ -55,7 +55,7 @@ def export(model: SpaceModel, draws: Tensors, x: Inputs, path: str | PathLike[st
     networks = [_point_network(model, draw) for draw in each_draw(draws)]
     predictive = _Predictive(model.likelihood, networks).eval()
     with torch.no_grad():
-        with running(predictive, example):
+        with running(predictive, parts):
             predictive(*example)
         program = torch.export.export(predictive, example, dynamic_shapes=(tuple({0: batch} for _ in parts),))
     content = io.BytesIO()

@@ -124,7 +124,7 @@ def predict(
     with torch.no_grad(), poutine.block(), evaluation_mode(model):
         for pieces in zip(*(part.split(batch_size) for part in parts), strict=True):
             batch = pieces if isinstance(x, tuple) else pieces[0]
-            total: float | torch.Tensor = 0.0
+            total = torch.zeros(())
             for single in draws:
                 with running(model, pieces):
                     total = total + model.likelihood.mean(run_at(model, single, (batch,)).outputs)

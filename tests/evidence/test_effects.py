@@ -62,17 +62,29 @@ def test_a_structure_per_example_has_the_same_expectation_and_less_variance(smal
     assert own[:, 0].var() < 0.2 * shared[:, 0].var()
 
 
+@pytest.mark.parametrize("each", [True, False])
 @pytest.mark.parametrize("prior", ["gumbel_softmax", "straight_through", "dirichlet"])
 @pytest.mark.parametrize("procedure", [svi.fit, bilevel.fit])
-def test_fits_draw_a_structure_per_example(small_images, prior, procedure):
+def test_fits_draw_a_structure_per_example(small_images, prior, procedure, each):
+    """Every step, that of the structure too, has a γ for each example, without the option one for all."""
     space = cell_spaces.nas_bench_201(1, 3, channels=2, repeats=1, nodes=2, stages=1)
     model = Model(space, num_data=24, structure=getattr(structures, prior)(), complexity=0.1)
-    guide = guides.MeanField(model)
+    seen = []
+
+    def look(_network, _inputs, options):
+        if model.training:
+            seen.append(options["structure"]["structure.cell"].detach())
+
+    model.network.register_forward_pre_hook(look, with_kwargs=True)
     data = (small_images, small_images) if procedure is bilevel.fit else (small_images,)
-    history = procedure(
-        model, guide, *data, epochs=2, batch_size=8, structure_per_example=True, optimizer=adam(0.01)
-    ).records
-    assert torch.isfinite(torch.tensor(history[-1]["evidence"]))
+    options = {"epochs": 2, "batch_size": 8, "measure_validation": False, "optimizer": adam(0.01)}
+    procedure(model, guides.MeanField(model), *data, structure_per_example=each, **options)
+    assert len(seen) == 6 * len(data)
+    edges = model.choices["structure.cell"].shape
+    assert {gamma.shape for gamma in seen} == {(8, *edges) if each else edges}
+    distinct = [len(gamma.unique(dim=0)) for gamma in seen if each]
+    assert all(count > 1 if prior == "straight_through" else count == 8 for count in distinct)
+    assert len({tuple(gamma.flatten().tolist()) for gamma in seen}) > 1  # and anew in every step
 
 
 def test_a_structure_per_example_needs_a_closed_form_and_draws_of_its_own(small_space, small_data):

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoNormal
 from torch import nn
 
@@ -152,3 +153,21 @@ def test_the_baseline_of_the_evidence_takes_the_variance_of_its_score_away():
     difference = without.mean(0) - with_baseline.mean(0)
     assert (difference / (without.var(0) / len(without)).sqrt()).abs().max() < 4
     assert with_baseline.var(0).sum() < 0.1 * without.var(0).sum()
+
+
+def test_data_that_a_mask_leaves_out_do_not_count():
+    """The likelihood is that of the others, in closed form; 𝔏 is Pyro's."""
+    y, w, mask = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([1.0, 2.0, 3.0]), torch.tensor([True, False, True])
+
+    def model():
+        value = pyro.sample("weights", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        with pyro.plate("data", 3), poutine.mask(mask=mask):
+            pyro.sample("y", dist.Normal(value, 2.0), obs=y)
+
+    def guide():
+        pyro.sample("weights", dist.Normal(w, 1e-6).to_event(1))
+
+    terms = Evidence(model, guide)()
+    expected = -0.5 * (y - w).square() / 4 - math.log(2) - 0.5 * math.log(2 * math.pi)
+    assert terms.log_likelihood.item() == pytest.approx(float(expected[mask].sum()), abs=1e-4)
+    assert terms.evidence.item() == pytest.approx(-TraceMeanField_ELBO().loss(model, guide), abs=1e-3)

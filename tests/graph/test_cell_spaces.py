@@ -9,7 +9,7 @@ import torch
 
 from pyro_nas import Network, derive
 from pyro_nas.graph.enumeration import all_structures, count_structures, key_of_structure, neighbours, random_structure
-from pyro_nas.graph.families import cell_spaces
+from pyro_nas.graph.families import cell_spaces, zoo
 from pyro_nas.inference import svi
 from pyro_nas.models import Model, guides, structures
 
@@ -105,6 +105,16 @@ def test_a_fabric_is_fitted_and_derived(small_images, uniform):
     history = svi.fit(model, guide, (x, y), epochs=2, batch_size=16).records
     assert torch.isfinite(torch.tensor(history[-1]["evidence"]))
     assert Network(derive(space, uniform(space), threshold=0.4))(x).shape == (len(y), 3)
+
+
+@pytest.mark.parametrize("make", [cell_spaces.darts, cell_spaces.nas_bench_201, zoo.cells])
+@pytest.mark.parametrize("stem_stride", [1, 2])
+def test_cells_see_images_at_the_stride_of_the_stem(make, stem_stride, uniform):
+    space = make(1, 3, channels=2, stem_stride=stem_stride)
+    network, shapes = Network(space).eval(), []
+    network.edges["0-1"].stem.register_forward_hook(lambda _, inputs, output: shapes.append(tuple(output.shape[2:])))
+    network(torch.randn(2, 1, 12, 8), structure=uniform(space))
+    assert shapes == [(12 // stem_stride, 8 // stem_stride)]
 
 
 def test_what_was_searched_in_a_small_network_is_derived_in_a_large_one():

@@ -64,9 +64,13 @@ def test_aggregations(aggregation, expected):
         assert out.shape == ((4, 4) if aggregation == "concatenation" else (4, 2))
 
 
-def test_examples_see_their_own_structure(small_space, small_data):
+@pytest.mark.parametrize("kind", ["mixed", "one-hot", "one-hot, negative"])
+def test_examples_see_their_own_structure(small_space, small_data, kind):
+    """A primitive that the first example does without runs for the others."""
     network = Network(small_space)
     gamma = torch.softmax(torch.randn(40, 2, 2), -1)
+    if kind != "mixed":
+        gamma = torch.eye(2)[torch.randint(2, (40, 2))] * (1 if kind == "one-hot" else -1)
     with torch.no_grad():
         together = network(small_data[0], structure={"structure": gamma})
         apart = [network(x[None], structure={"structure": g}) for x, g in zip(small_data[0], gamma, strict=True)]

@@ -236,6 +236,22 @@ def test_the_first_level_leaves_the_scales_alone(correlated):
     assert model.weights.log_scale.exp().item() != pytest.approx(0.9, rel=0.05)
 
 
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_scales_move_after_every_so_many_epochs_to_their_best_value(correlated, every):
+    model = linear(correlated[0], scale=0.9)
+    guide, scales, best = guides.MeanField(model), [math.log(0.9)], []
+
+    def look(record):
+        scales.append(model.weights.log_scale.item())
+        second = guide.loc["weights"].square() + (2 * guide.log_scale["weights"]).exp()
+        best.append(0.5 * math.log(second.mean().item()))
+
+    empirical_bayes.fit(model, guide, correlated, epochs=7, every=every, batch_size=10, callbacks=[look])
+    for epoch in range(7):
+        expected = best[epoch] if (epoch + 1) % every == 0 else scales[epoch]
+        assert scales[epoch + 1] == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_resumed_fit_goes_on_with_its_scales(correlated, tmp_path):
     found = []
     for parts in ([6], [3, 6]):

@@ -46,12 +46,15 @@ def test_a_number_of_data_that_is_not_that_of_the_data_is_refused(small_space, s
 
 def test_a_batch_size_beside_loaders_is_refused(small_data):
     loader = DataLoader(TensorDataset(*small_data), 10)
-    with pytest.raises(ValueError, match=r"^batch_size: expected none beside a DataLoader, .* got 32"):
+    with pytest.raises(
+        ValueError, match=r"^batch_size: expected none beside a DataLoader, which has 10, got 32. Leave it out"
+    ):
         check_batch_size(32, loader, None)
     with pytest.raises(ValueError, match=r"^batch_size: expected none"):
         check_batch_size(32, loader, loader)
     check_batch_size(32, loader, small_data)  # it is that of the validation data
     check_batch_size(None, loader, None)
+    check_batch_size(10, loader, None)
 
 
 def test_later_labels_of_a_loader_are_refused_and_change_nothing(small_space, small_data):

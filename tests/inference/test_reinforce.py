@@ -93,6 +93,41 @@ def test_reinforce_ascends_the_expected_reward(toy):
     assert len({key_of_structure(entry.structure) for entry in scored}) == len(scored)
 
 
+def test_steps_are_as_long_as_the_rate_says_and_each_is_reported(toy):
+    """Of two steps the first has no past to compare with, so that both rates draw the same two structures."""
+    space, score = toy
+    seen, moved = [], {}
+    for lr in (0.1, 0.2):
+        seen.clear()
+        policy, scored = reinforce.search(
+            space, score, 2, lr=lr, seed=2, callback=lambda step, own, reward: seen.append((step, own, reward))
+        )
+        assert [step for step, _, _ in seen] == [0, 1]
+        assert all(own is policy for _, own, _ in seen)
+        assert {reward for _, _, reward in seen} == {entry.score for entry in scored}
+        moved[lr] = torch.cat([table.detach().flatten() for table in policy.logits.values()])
+    assert moved[0.1].any()
+    assert torch.allclose(moved[0.2], 2 * moved[0.1])
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_rewards_are_compared_with_a_mean_of_past_ones_of_the_decay_asked_for(toy, monkeypatch, decay):
+    space, score = toy
+    found, rewards, gradient = [], [], reinforce.gradient
+
+    def noted(policy, structure, reward, baseline):
+        found.append(baseline)
+        rewards.append(reward)
+        return gradient(policy, structure, reward, baseline)
+
+    monkeypatch.setattr(reinforce, "gradient", noted)
+    reinforce.search(space, score, 6, decay=decay)
+    for step in range(1, 6):
+        weights = torch.tensor([decay ** (step - 1 - past) for past in range(step)])
+        assert found[step] == pytest.approx(float((weights * torch.tensor(rewards[:step])).sum() / weights.sum()))
+    assert found[0] == rewards[0]
+
+
 def test_structures_that_cannot_be_scored_are_avoided_and_lose_nothing(toy):
     """The score of the planted structures is −∞: every search goes on, and a policy moves away from them."""
     space, score = toy

@@ -176,7 +176,32 @@ def test_uniform_paths_are_uniform_and_run_one_primitive_an_edge(small_images):
 
 
 def test_data_come_as_datasets_and_loaders_too(small_space, small_data):
-    for source in (TensorDataset(*small_data), DataLoader(TensorDataset(*small_data), 8, shuffle=True)):
-        model = Model(small_space, num_data=40)
-        history = svi.fit(model, guides.MeanField(model), source, source, epochs=2, batch_size=8).records
-        assert len(history) == 2
+    """Whole batches of any source give one fit; in parts an epoch sees all rows, in a loader's own order."""
+    rows = TensorDataset(*small_data)
+
+    def fitted(source, batch_size):
+        torch.manual_seed(0)
+        model = Model(small_space, num_data=40, structure=structures.dirichlet())
+        steps = []
+        model.network.register_forward_pre_hook(
+            lambda _, inputs: steps.append(inputs[0].clone()) if model.training else None
+        )
+        guide = guides.PointMass(model)  # nothing is drawn
+        options = {"epochs": 3, "batch_size": batch_size, "optimizer": adam(0.05)}
+        records = svi.fit(model, guide, source, source, **options).records
+        return [(record["evidence"], record["valid_evidence"]) for record in records], steps
+
+    whole, _ = fitted(small_data, 40)
+    assert len({round(evidence) for pair in whole for evidence in pair}) == 4  # that of validation is after the step
+    for source in (rows, DataLoader(rows, 40)):
+        for record, expected in zip(fitted(source, 40)[0], whole, strict=True):
+            assert record == pytest.approx(expected, rel=1e-5)
+    for source in (small_data, rows, DataLoader(rows, 8), DataLoader(rows, 8, shuffle=True)):
+        _, steps = fitted(source, 8)
+        assert [len(step) for step in steps] == [8] * 15
+        epochs = [torch.cat(steps[start : start + 5]) for start in (0, 5, 10)]
+        assert all(torch.equal(epoch[epoch[:, 0].argsort()], small_data[0][small_data[0][:, 0].argsort()])
+                   for epoch in epochs)  # fmt: skip
+        in_order = isinstance(source, DataLoader) and isinstance(source.sampler, torch.utils.data.SequentialSampler)
+        assert all(torch.equal(epoch, small_data[0]) for epoch in epochs) == in_order
+        assert torch.equal(epochs[0], epochs[1]) == in_order

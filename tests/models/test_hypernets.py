@@ -1,5 +1,6 @@
 """Hypernetworks over λ: their formulas, their estimators, and the closed form of a linear-Gaussian model for all λ."""
 
+import math
 from contextlib import nullcontext
 from functools import partial
 
@@ -216,23 +217,42 @@ def test_particles_at_once_are_particles_one_by_one(form, structure):
     assert likelihood.std() > 0.1  # λ matters
 
 
-def test_formulas():
+@pytest.mark.parametrize(("unit", "options"), [(100, {}), (7, {"unit": 7.0})])
+def test_formulas(unit, options):
     torch.manual_seed(0)
     model = network()
     complexity = torch.tensor([[0.5], [20.0]])
-    linear = hypernets.Linear(guides.MeanField(model))
+    linear = hypernets.Linear(guides.MeanField(model), **options)
     with torch.no_grad():
         linear.coefficients["loc/weights"].normal_()
     b3, b2 = linear.coefficients["loc/weights"]
-    assert torch.allclose(linear.parameters_at(complexity)["loc.weights"], b3 + b2 * complexity[..., None] / 100)
-    rank = hypernets.LowRank(guides.MeanField(model), hidden=7)
+    assert torch.allclose(linear.parameters_at(complexity)["loc.weights"], b3 + b2 * complexity[..., None] / unit)
+    rank = hypernets.LowRank(guides.MeanField(model), hidden=7, **options)
     weight = next(i for i, name in enumerate(model.packing.names) if name.endswith("weight"))
     name, factors = model.packing.names[weight], rank.factors["loc/weights"][weight]
-    h = torch.relu(factors.hidden[0].weight[:, 0] * 20.0 / 100 + factors.hidden[0].bias)
+    h = torch.relu(factors.hidden[0].weight[:, 0] * 20.0 / unit + factors.hidden[0].bias)
+    assert h.shape == (7,)
     first, second = (h @ part.weight.T + part.bias for part in factors.maps)
     found = model.packing.unpack(rank.parameters_at(torch.tensor(20.0))["loc.weights"])[name]
     base = model.packing.unpack(rank.base["loc/weights"])[name]
     assert torch.allclose(found, base + torch.outer(first, second), atol=1e-6)
+
+
+def test_the_spline_of_scales_has_bases_of_its_own():
+    """With one location and scale at every knot the spline is constant, however many knots there are."""
+    for bases, scale_bases, options in ((5, 5, {}), (5, 3, {"scale_bases": 3}), (4, 6, {"scale_bases": 6})):
+        hypernet = hypernets.Spline(guides.MeanField(network()), bases, **options)
+        lengths = {name: len(value) for name, value in hypernet.coefficients.items()}
+        assert lengths.pop("log_scale/weights") == scale_bases
+        assert set(lengths.values()) == {bases}
+        with torch.no_grad():
+            hypernet.coefficients["log_scale/weights"].fill_(0.7)
+            hypernet.coefficients["loc/weights"].fill_(0.3)
+        for complexity in (1.0, 7.0, 100.0):  # the prior's τ is 1
+            found = hypernet.parameters_at(torch.tensor(complexity))
+            variance = complexity / (math.exp(0.7) + complexity)
+            assert found["log_scale.weights"].unique().tolist() == pytest.approx([0.5 * math.log(variance)], abs=1e-5)
+            assert found["loc.weights"].unique().tolist() == pytest.approx([0.3 * (1 - variance) ** 0.5], rel=1e-4)
 
 
 def test_the_spline_at_its_ends_between_them_and_outside():

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -71,41 +70,3 @@ def test_each_draws_a_site_for_every_tensor():
         "weights.b": (2,),
     }
     assert sites["weights.b"]["fn"].mean.tolist() == [1.0, 1.0]
-
-
-def frozen_rest(packing):
-    return lambda: {name: pyro.sample(name, dist.Normal(torch.zeros(2, 3), 1.0).to_event(2)) for name in ("a",)}
-
-
-def renamed(packing):
-    return lambda: {name + "s": value for name, value in priors.normal(1.0)(packing)().items()}
-
-
-def transposed(packing):
-    return lambda: {
-        name: value.mT if value.dim() > 1 else value for name, value in priors.normal(1.0)(packing)().items()
-    }
-
-
-@pytest.mark.parametrize(
-    ("prior", "kind", "message"),
-    [
-        (frozen_rest, ValueError, r"draws {'b': \(2,\)}, got {'b': None}. Draw every name of packing.shapes"),
-        (renamed, ValueError, r"draws {'a': \(2, 3\), 'as': None, .*got {'a': None, 'as': \(2, 3\)"),
-        (transposed, ValueError, r"draws {'a': \(2, 3\)}, got {'a': \(3, 2\)}"),
-        (dist.Normal(0.0, 1.0), TypeError, r"a weight prior, .* got Normal.* Write priors.each"),
-        (1.0, TypeError, "a weight prior, a function of a Packing"),
-        (lambda packing: 3, TypeError, r"returns a function \(\) → {name: tensor}, got 3"),
-        (lambda packing: lambda: [1], TypeError, r"draws {name: tensor}, got \[1\]"),
-    ],
-)
-def test_a_prior_that_leaves_weights_out_or_draws_others_is_refused(prior, kind, message):
-    with pytest.raises(kind, match=f"^weights: expected .*{message}"):
-        priors.laid_out(prior, LAYOUT)
-
-
-def test_checking_a_prior_leaves_the_random_state():
-    before = torch.get_rng_state()
-    draw = priors.laid_out(priors.normal(1.0), LAYOUT)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert {name: value.shape for name, value in draw().items()} == LAYOUT.shapes

@@ -6,7 +6,7 @@ import torch
 from pyro_nas import Space
 from pyro_nas.graph.primitives import dense
 from pyro_nas.models import Model, guides, likelihoods
-from pyro_nas.reading.posterior import draw, mean_draw, predict
+from pyro_nas.reading.posterior import accuracy, draw, mean_draw, predict
 from pyro_nas.reading.pruning import (
     masks,
     moments,
@@ -94,6 +94,19 @@ def test_the_curve_is_that_of_networks_pruned_by_hand(pair):
     assert stability(curve) == pytest.approx(curve[0] / curve[9])
     backwards = {name: -score for name, score in scores.items()}  # the weights that matter go first
     assert sum(pruning_curve(model, mean_draw(guide), backwards, x, y)) < sum(curve)
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("biases", [True, False])
+def test_the_curve_has_the_levels_scope_and_biases_asked_for(pair, scope, biases):
+    model, guide = pair
+    x, y = torch.randn(300, 4), torch.randint(3, (300,))
+    scores, draws = relative_density(*moments(guide, model.packing)), draw(guide, num_samples=2)
+    kept = [masks(scores, level, scope, biases=biases) for level in (0.2, 0.6, 1.0)]
+    expected = [accuracy(model, prune(draws, keep, model.packing), x, y) for keep in kept]
+    assert pruning_curve(model, draws, scores, x, y, (0.2, 0.6, 1.0), scope=scope, biases=biases) == expected
+    other = pruning_curve(model, draws, scores, x, y, (0.2, 0.6, 1.0), scope=scope, biases=not biases)
+    assert other != expected
 
 
 def test_parametric_complexity_is_the_least_divergence_over_prior_variances(pair):

@@ -56,7 +56,9 @@ def test_run_folder(run):
     summary = numbers(run)
     assert {"data", "seed", "test", "probabilities", "entropy", "evidence", "parameters"} <= set(summary)
     for name in ("posterior_predictive", "derived"):
-        assert 0 <= summary["test"][name]["accuracy"] <= 1
+        assert summary["test"][name]["accuracy"] > 0.8
+        assert summary["test"][name]["calibration_error"] < 0.2
+        assert -1 < summary["test"][name]["log_likelihood"] < 0
     for table in summary["probabilities"].values():
         assert sum(table.values()) == pytest.approx(1.0, abs=1e-5)
     terms = summary["evidence"]["search"]
@@ -185,17 +187,6 @@ def test_handlers_of_signals_are_left_as_they_were_and_resume_is_said_once(monke
     assert main(["rank", "--resume", "true"]) == 143
     assert capsys.readouterr().err.endswith("To continue: pyro-nas rank --resume true\n")
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-
-
-@pytest.mark.parametrize("structure", ["straight_through", "dirichlet", "categorical"])
-@pytest.mark.parametrize(
-    ("guide", "weights"),
-    [("low_rank", "laplace"), ("point_mass", "normal"), ("structure_conditioned", "relevance_determination")],
-)
-def test_options_combine(structure, guide, weights, tmp_path):
-    flags = ["--structure", structure, "--guide", guide, "--weights", weights, "--epochs", "1", "--retrain_epochs", "1"]
-    assert main(["search", *SMALL[4:], *flags, "--out", str(tmp_path / "out")]) == 0
-    assert numbers(tmp_path / "out")["data"] == "digits"
 
 
 def test_npz_and_a_space_from_a_file(tmp_path):

@@ -344,6 +344,23 @@ def test_edges_become_rarer_while_a_posterior_is_retrained(monkeypatch):
     assert max(map(abs, terms)) < 1e-4
 
 
+def test_latency_is_that_of_an_image_and_the_least_of_rounds_in_which_all_run(monkeypatch):
+    split = load("digits", valid_fraction=0.5)
+    task = Task(tiny(1, 10), split, 3000, 0, torch.device("cpu"))
+    times = {"a": iter([640.0, 320.0, 960.0, 700.0, 500.0]), "b": iter([128.0, 64.0, 640.0, 256.0, 320.0])}
+    order = []
+
+    def timed(network, sample, kind):
+        assert (kind, len(sample), torch.equal(sample, split.test[0][:64])) == ("latency", 64, True)
+        order.append(network)
+        return next(times[network])
+
+    monkeypatch.setattr(row_making, "architecture_of", lambda task, size, derived: derived)
+    monkeypatch.setattr(row_making, "total_cost", timed)
+    assert row_making.latencies(task, SIZE, [{"derived": "a"}, {"derived": "b"}]) == [5.0, 1.0]
+    assert order == ["a", "b"] * 5
+
+
 def test_the_plain_network_takes_the_epochs_that_fit_into_the_time(monkeypatch):
     """Ten epochs and half their time of search, each as long as three of its own: 45."""
     split = load("digits", valid_fraction=0.5)

@@ -13,11 +13,14 @@ from pyro_nas.evidence import evaluate
 from pyro_nas.evidence.effects import LocalReparameterization
 from pyro_nas.inference import adam, one_cycle, svi
 from pyro_nas.models import hypernets, priors
+from pyro_nas.reading.posterior import mean_draw, predict
+from pyro_nas.reading.pruning import moments, pruning_curve, relative_density
 from pyro_nas.studies.complexity.measures import measure, slope, slope_ratios
 from pyro_nas.studies.complexity.protocols import ROWS, options_of, train
 from pyro_nas.studies.complexity.race import race
 from pyro_nas.studies.complexity.report import largest_gap, summarise, tables
 from pyro_nas.studies.complexity.setting import COMPLEXITIES, GRID, Setting
+from pyro_nas.studies.complexity.training import Trained
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 SMALL = ["complexity", "--epochs", "3", "--hypernet_epochs", "3", "--hidden", "6", "--draws", "2", "--runs", "2"]
@@ -102,6 +105,30 @@ def test_a_row_that_goes_on_from_another_trains_that_where_it_is_not_at_hand():
     first, second = (measure(setting, trained) for trained in (whole, later))
     assert first["complexities"] == second["complexities"]
     assert first["complexities"] != measure(setting, done["linear"])["complexities"]
+
+
+def test_accuracies_are_of_the_test_part_and_terms_of_the_training_part():
+    """There are as many of the one as of the other: nothing else fails where x or y are of the wrong part."""
+    torch.manual_seed(0)
+    data, test = ((torch.randn(40, 4), torch.randint(3, (40,))) for _ in range(2))
+    setting = Setting(data, test, 3, 5, 1, 1, 2, 7, torch.device("cpu"), "prior", options_of("paper"))
+    pairs = {}
+    for complexity in (0.1, 10.0):
+        model = setting.model(complexity)
+        pairs[complexity] = (model, setting.guide(model))
+    row = measure(setting, Trained(pairs, 9, 1.234))
+    assert (row["updates"], row["seconds"], set(row["complexities"])) == (9, 1.23, {"0.1", "10.0"})
+    for complexity, (model, guide) in pairs.items():
+        found = row["complexities"][str(complexity)]
+        right = (predict(model, mean_draw(guide), test[0]).argmax(-1) == test[1]).double().mean().item()
+        assert found["accuracy"] == found["pruning"][0] == right
+        scores = relative_density(*moments(guide, model.packing))
+        assert found["pruning"] == pruning_curve(model, mean_draw(guide), scores, *test)
+        torch.manual_seed(7)
+        terms = evaluate(model, guide, [data], draws=2)
+        assert {name: found[name] for name in terms} == terms
+        assert found["stability"] == found["pruning"][0] / found["pruning"][-1]
+        assert found["mean_accuracy"] == pytest.approx(sum(found["pruning"]) / 10)
 
 
 def test_published_numbers_stand_in_brackets():
