@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 
 import torch
@@ -22,6 +24,10 @@ def main(args: list[str] | None = None) -> int:
     times slower. (Threads inherit the mode where they start, hence here.)
     """
     torch.set_flush_denormal(True)
+    os.environ["MPLBACKEND"] = "agg"  # pictures go to files: a window that cannot open must not end a run
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # nor a character that the terminal lacks, "→" in cp1252
+            stream.reconfigure(errors="replace")
     try:
         auto_cli(
             {"search": search, "compare": compare, "rank": rank, "complexity": complexity, "evidence": evidence},
