@@ -16,7 +16,6 @@ from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistribution, TorchDistributionMixin
 from pyro.poutine.indep_messenger import IndepMessenger
 from torch import nn
-from torch.func import functional_call
 
 from pyro_nas import checks
 from pyro_nas.data import Inputs
@@ -92,17 +91,9 @@ class Model(Printed, SpaceModel):
         self._complexity: float | TorchDistribution = 1.0
         self.complexity = complexity
         self._register_structure()
-        trained = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
-        bayesian = {name: p for name, p in trained.items() if not self._is_point(name, point_estimates)}
-        for parameter in bayesian.values():
-            parameter.requires_grad_(False)
-        unmatched = [p for p in point_estimates if not any(fnmatch(n, p) for n, _ in self.network.named_parameters())]
-        if unmatched:
-            names = [name for name, _ in self.network.named_parameters()]
-            raise ValueError(f"point_estimates: expected patterns that match parameters of {names}, got {unmatched}.")
-        self._tied = len(list(self.network.named_parameters(remove_duplicate=False))) > len(
-            list(self.network.named_parameters())
-        )
+        points = self._points(point_estimates)
+        trained = {n: p for n, p in self.network.named_parameters() if p.requires_grad and p not in points}
+        bayesian = {name: parameter.requires_grad_(False) for name, parameter in trained.items()}
         self.packing = Packing.of(bayesian)
         self._shapes = {**self.packing.shapes, **{site: torch.Size(c.shape) for site, c in self.choices.items()}}
         self._batches = not self.network.keeps_statistics() and (
@@ -158,11 +149,9 @@ class Model(Printed, SpaceModel):
             weight = 1.0 if self.cost is None else self.cost(structure)  # of the likelihood
         # a structure may have an axis of its own for the data: one γ an example
         if any(v.dim() > len(self._shapes[n]) + (n in structure) for n, v in (*weights.items(), *structure.items())):
-            outputs = run_particles(
-                self.network, weights, structure, x, self._shapes, batched=self._batches, tie_weights=self._tied
-            )
+            outputs = run_particles(self.network, weights, structure, x, self._shapes, batched=self._batches)
         else:
-            outputs = functional_call(self.network, weights, x, {"structure": structure}, tie_weights=self._tied)
+            outputs = self.network.with_weights(weights, x, structure)
         size = (x[0] if isinstance(x, tuple) else x).shape[isinstance(x, Dealt)]
         weight = weight * (self.num_data / size)
         with IndepMessenger("data", size, dim=-1), poutine.scale(scale=weight):  # a plate, not subsampled
@@ -224,15 +213,22 @@ class Model(Printed, SpaceModel):
         self.eval()
         try:
             with torch.no_grad(), running(self.network, few if isinstance(few, tuple) else (few,)):
-                outputs: torch.Tensor = functional_call(self.network, {}, few, {"structure": structure})
+                outputs = self.network.with_weights({}, few, structure)
         finally:
             self.train(was_training)
         self.likelihood.check(outputs, y)
         return outputs
 
-    def _is_point(self, name: str, patterns: Sequence[str]) -> bool:
-        owner = self.network.get_submodule(name.rpartition(".")[0])
-        return isinstance(owner, nn.modules.batchnorm._BatchNorm) or any(fnmatch(name, pattern) for pattern in patterns)
+    def _points(self, patterns: Sequence[str]) -> set[nn.Parameter]:
+        """Return the parameters without a prior: of batch normalisation, and those of which a name matches."""
+        every = dict(self.network.named_parameters(remove_duplicate=False))
+        if missed := [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in every)]:
+            raise ValueError(f"point_estimates: expected patterns that match parameters of {[*every]}, got {missed}.")
+        norms = (part for part in self.network.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm))
+        matched = {
+            parameter for name, parameter in every.items() if any(fnmatch(name, pattern) for pattern in patterns)
+        }
+        return matched.union(*(part.parameters() for part in norms))
 
     def _register_structure(self) -> None:
         for site, choices in self.choices.items():

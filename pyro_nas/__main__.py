@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import shlex
 import signal
 import sys
@@ -40,6 +42,10 @@ def main(args: list[str] | None = None) -> int:
     """
     torch.set_flush_denormal(True)
     bound_loader()
+    os.environ["MPLBACKEND"] = "agg"  # pictures go to files: a window that cannot open must not end a run
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # nor a character that the terminal lacks, "→" in cp1252
+            stream.reconfigure(errors="replace")
     try:
         with _stopping():
             auto_cli(

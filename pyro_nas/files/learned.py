@@ -18,7 +18,7 @@ def state_of(model: nn.Module, guide: nn.Module) -> dict[str, torch.Tensor]:
 
     {"guide.NAME" or "model.NAME": tensor}, each of the shape that it has there, and not copied.
     """
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     kept = {n: v for n, v in model.state_dict().items() if n not in parameters or parameters[n].requires_grad}
     return {**{f"model.{n}": v for n, v in kept.items()}, **{f"guide.{n}": v for n, v in guide.state_dict().items()}}
 

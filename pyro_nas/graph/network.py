@@ -6,9 +6,11 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from pyro_nas.checks import describe
 from pyro_nas.graph.space import AGGREGATIONS, Edge, Factory, Space, Structure
@@ -89,6 +91,33 @@ class Network(nn.Module):
             return copy.deepcopy(self)
         except RuntimeError as error:  # torch copies no tensor with a history
             raise ValueError(f"space: expected modules that can be copied, got {error}") from error
+
+    def with_weights(
+        self,
+        weights: Mapping[str, torch.Tensor],
+        inputs: torch.Tensor | tuple[torch.Tensor, ...],
+        structure: Structure,
+        *,
+        skip_zeros: bool = True,
+    ) -> torch.Tensor:
+        """Return f(x; w, Γ) with weights {name of a parameter: tensor} in its place, which stays what it is.
+
+        One weight serves all modules that share it, and a module at all its places. (``torch.func.functional_call``
+        can tie weights too, but swaps those of one module once for each of its names, and back in the wrong order.)
+        """
+        placed = {place: weight for name, weight in weights.items() for place in self._places.get(name, (name,))}
+        arguments = {"structure": structure, "skip_zeros": skip_zeros}
+        outputs: torch.Tensor = functional_call(self, placed, inputs, arguments, tie_weights=False)
+        return outputs
+
+    @cached_property
+    def _places(self) -> dict[str, list[str]]:
+        """The names of each parameter, {the first: all of them}, where a module has one name, its first."""
+        places: dict[nn.Parameter, list[str]] = {}
+        for prefix, part in self.named_modules():  # each module once
+            for name, parameter in part.named_parameters(prefix, recurse=False, remove_duplicate=False):
+                places.setdefault(parameter, []).append(name)
+        return {names[0]: names for names in places.values()}
 
     def keeps_statistics(self) -> bool:
         """Whether a module counts what it has seen, as batch normalisation does."""

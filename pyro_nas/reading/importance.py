@@ -2,7 +2,9 @@
 
 From one set of weighted draws come the evidence and lower bounds of it, the posterior of discrete structures, and
 leave-one-out cross-validation. All of it is of λ = 1: at another λ neither the posterior nor the evidence is Bayes'.
-Pareto's k̂ says whether to believe it: below 0.7 the estimates are reliable (Vehtari et al. 2024).
+Pareto's k̂ of the weights judges the draws that there are: above 0.7 too few for so heavy a tail (Vehtari et al. 2024).
+It cannot see what no draw shows, a mode that the guide misses: with one of two equal modes k̂ is low, and the evidence
+log 2 too small. ``arviz_export.restarts_r_hat`` shows modes that other fits come to: read it beside k̂.
 """
 
 from __future__ import annotations
@@ -75,7 +77,10 @@ class WeightedDraws:
 
     @property
     def pareto_k(self) -> float:
-        """k̂ of the weights; infinite where fewer than five of the largest differ from the rest."""
+        """k̂ of the weights: above 0.7 not to be trusted, below it if the guide misses no mode (see above).
+
+        Infinite where fewer than five of the largest differ from the rest.
+        """
         return float(self._smoothed[1])
 
     @property

@@ -120,3 +120,19 @@ def test_what_a_network_cannot_run_on_comes_with_a_remedy():
         running(network, (torch.ones(4, 3, dtype=torch.uint8),)),
     ):
         network(torch.ones(4, 3, dtype=torch.uint8))
+
+
+def test_weights_replace_a_shared_parameter_at_every_place_and_leave_it():
+    """One layer on two edges, a parameter of two layers, and one that is neither."""
+    shared = torch.nn.Linear(2, 2)
+    tied, own = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    tied.weight = shared.weight
+    edges = {(0, 1): {"a": lambda: shared}, (1, 2): {"b": lambda: shared}, (2, 3): {"c": lambda: tied}}
+    network = Network(Space({**edges, (3, 4): {"d": lambda: own}}))
+    weight, bias, before = torch.randn(2, 2), torch.randn(2), dict(network.named_parameters())
+    x = torch.randn(5, 2)
+    found = network.with_weights({"edges.0-1.a.weight": weight, "edges.0-1.a.bias": bias}, x, {})
+    once = x @ weight.T + bias
+    expected = own((once @ weight.T + bias) @ weight.T + tied.bias)
+    torch.testing.assert_close(found, expected)
+    assert all(parameter is before[name] for name, parameter in network.named_parameters())

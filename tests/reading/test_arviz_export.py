@@ -9,7 +9,7 @@ import torch
 from pyro_nas import Space, draw, read_space, to_arviz, write_space
 from pyro_nas.graph.primitives import dense
 from pyro_nas.models import Model, guides, priors
-from pyro_nas.reading.arviz_export import mean_error, pareto_smoothed, r_hat
+from pyro_nas.reading.arviz_export import mean_error, pareto_smoothed, r_hat, restarts_r_hat
 
 
 def test_arviz_has_named_edges_and_choices_and_restarts_as_chains(small_space, tmp_path, build):
@@ -41,6 +41,28 @@ def test_diagnostics_of_independent_draws_are_their_closed_forms():
     assert mean_error(draws) == pytest.approx(2 / 8000**0.5, rel=0.1)
     assert r_hat(draws) == pytest.approx(1.0, abs=0.01)
     assert r_hat(draws + torch.tensor([[0.0], [0.0], [0.0], [4.0]])) > 1.2
+
+
+def test_r_hat_of_restarts_is_the_largest_of_a_site():
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, 500, 2, 2, generator=generator)
+    first, second = first.double(), second.double()
+    alike = restarts_r_hat([{"w": first, "z": first[:, 0, 0]}, {"w": second, "z": second[:, 0, 0]}])
+    assert alike["w"] == max(r_hat(torch.stack([first[:, i, j], second[:, i, j]])) for i in (0, 1) for j in (0, 1))
+    assert alike["z"] == r_hat(torch.stack([first[:, 0, 0], second[:, 0, 0]]))
+    assert max(alike.values()) < 1.01
+    other = second.clone()
+    other[:, 1, 0] += 3.0
+    apart = restarts_r_hat([{"w": first}, {"w": other}])
+    assert apart == {"w": r_hat(torch.stack([first[:, 1, 0], other[:, 1, 0]]))}
+    assert apart["w"] > 1.5
+    still = torch.ones(500, 1)
+    assert restarts_r_hat([{"s": still}, {"s": still}]) == {"s": 1.0}
+    assert restarts_r_hat([{"s": still}, {"s": 0 * still}])["s"] > 1e3
+    with pytest.raises(ValueError, match="restarts: expected the draws of two restarts or more, got 1"):
+        restarts_r_hat([{"s": still}])
+    with pytest.raises(ValueError, match="the same sites and shapes in every chain"):
+        restarts_r_hat([{"s": still}, {"t": still}])
 
 
 def test_smoothed_weights_sum_to_one_and_know_their_tail():

@@ -1,5 +1,6 @@
 """The command line, the run folder, resuming after kill -9."""
 
+import io
 import json
 import os
 import re
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_nas import Space, predict, read_space
+from pyro_nas import Space, derive, predict, read_space
 from pyro_nas.__main__ import main
 from pyro_nas.data import load
 from pyro_nas.files import load_state
@@ -27,7 +28,7 @@ from pyro_nas.graph.space_files import write_space
 from pyro_nas.inference.loop import Session
 from pyro_nas.models import Model, guides, priors
 from pyro_nas.reading.posterior import draw
-from pyro_nas.studies.search.command import epochs_of
+from pyro_nas.studies.search.command import derived_space, epochs_of
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--epochs", "3", "--retrain_epochs", "3", "--draws", "3", "--space", "layers"]
@@ -106,6 +107,45 @@ def test_the_same_seed_gives_the_same_numbers_in_another_process_also_after_kill
         [*command, "--out", str(out), "--resume", "true"], check=True, cwd=ROOT, env=environment, capture_output=True
     )
     assert numbers(out) == numbers(run)
+
+
+def test_a_terminal_without_arrows_ends_no_run(monkeypatch):
+    """cp1252, that of Windows, has neither λ nor →: they are printed as question marks."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", stream)
+    with pytest.raises(SystemExit, match="0"):
+        main(["search", "--help"])
+    print("edge → probability")
+    stream.flush()
+    assert stream.buffer.getvalue().decode("cp1252").splitlines()[-1] == "edge ? probability"
+
+
+def test_what_the_end_of_a_search_needs_is_tried_before_its_start(monkeypatch, tmp_path, capsys):
+    def missing(*args):
+        raise ImportError("no NetCDF here")
+
+    def never(*args, **options):
+        raise AssertionError
+
+    monkeypatch.setattr("pyro_nas.reading.arviz_export.to_arviz", missing)
+    monkeypatch.setattr("pyro_nas.inference.bilevel.fit", never)
+    assert main(["search", *SMALL, "--out", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    assert "posterior.nc: expected a machine that can write NetCDF, at the end of the run, got ImportError" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_is_derived_where_no_primitive_is_probable():
+    """On the cube: of two edges in a row the output's has two primitives of 0.4 and 0.3; without either it has none."""
+    edges = {(0, 1): {n: dense(2, 2) for n in "ab"}, (1, 2): {n: dense(2, 2) for n in "ab"}}
+    space = Space(edges, restriction="cube")
+    table = torch.tensor([[0.9, 0.1], [0.4, 0.3]])
+    with pytest.raises(ValueError, match="no primitive is left on any edge into 2"):
+        derive(space, {"structure": table})
+    derived = derived_space(space, {"structure": table})
+    assert {edge: list(primitives) for edge, primitives in derived.edges.items()} == {(0, 1): ["a"], (1, 2): ["a"]}
+    wide = derived_space(space, {"structure": torch.tensor([[0.9, 0.8], [0.4, 0.9]])})
+    assert {edge: list(primitives) for edge, primitives in wide.edges.items()} == {(0, 1): ["a+b"], (1, 2): ["b"]}
 
 
 def test_a_damaged_run_is_refused(run, tmp_path, capsys):

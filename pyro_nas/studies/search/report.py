@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypedDict
 
 import torch
@@ -40,10 +42,10 @@ class Fitted:
     seconds: float
 
 
-class ProbableStructure(TypedDict):
-    """The primitives that each edge chooses, and the posterior probability of these choices together."""
+class Chosen(TypedDict):
+    """The primitives that each edge chooses, and the log posterior probability of these choices together, in nats."""
 
-    probability: float
+    log_probability: float
     choices: dict[str, list[str]]
 
 
@@ -57,8 +59,30 @@ class Summary(TypedDict):
     entropy: dict[str, float]
     evidence: dict[str, dict[str, float]]
     parameters: dict[str, int]
-    probable_structures: list[ProbableStructure]
+    probable_structures: list[Chosen]
     seconds: dict[str, float]
+
+
+def rehearse(model: Model) -> None:
+    """Write the posterior's file of draws of the prior, into a folder that goes, before hours are spent on a fit.
+
+    Raises ValueError where this machine cannot write NetCDF.
+    """
+    prior = {site: model.structure_probabilities(site)[None] for site in model.choices}
+    try:
+        with TemporaryDirectory() as folder:
+            _write_posterior(prior, model.space, Path(folder) / "posterior.nc")
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"posterior.nc: expected a machine that can write NetCDF, at the end of the run, got {error!r}. "
+            "Install h5netcdf, and see that the folder for temporary files can be written."
+        ) from error
+
+
+def _write_posterior(structure_draws: Probabilities, space: Space, path: Path) -> None:
+    from pyro_nas.reading.arviz_export import to_arviz  # what knows ArviZ is imported where it is used
+
+    to_arviz(structure_draws, space).to_netcdf(str(path))
 
 
 def report(
@@ -105,8 +129,8 @@ def summarise(
             for name, fitted in (("search", searched), ("derived", derived))
         },
         "probable_structures": [
-            {"probability": probability, "choices": _chosen(space, structure)}
-            for structure, probability in probable_structures(space, probabilities)
+            {"log_probability": found.log_probability, "choices": _chosen(space, found.structure)}
+            for found in probable_structures(space, probabilities)
         ],
         "seconds": {},
     }
@@ -136,13 +160,12 @@ def _write(
     folder: RunFolder, searched: Fitted, derived: Fitted, probabilities: Probabilities, structure_draws: Probabilities
 ) -> None:
     """Write network, weights, draws of the structure, history and pictures."""
-    from pyro_nas.reading import plots  # what draws and what knows ArviZ is imported where it is used
-    from pyro_nas.reading.arviz_export import to_arviz
+    from pyro_nas.reading import plots  # what draws is imported where it is used
 
     space = searched.model.space
     folder.write_json("architecture.json", to_dict(derived.model.space))
     folder.write_tensors(WEIGHTS, state_of(derived.model, derived.guide))
-    folder.write_with("posterior.nc", lambda path: to_arviz(structure_draws, space).to_netcdf(str(path)))
+    folder.write_with("posterior.nc", partial(_write_posterior, structure_draws, space))
     folder.write_with("architecture.png", partial(plots.save, plots.plot_architecture(space, probabilities)))
     folder.write_with("structure.png", partial(plots.save, plots.plot_structure(searched.records, space)))
     folder.write_with("history.png", partial(plots.save, plots.plot_history(searched.records)))
