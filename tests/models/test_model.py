@@ -239,7 +239,7 @@ def test_particles_of_a_shared_module_are_those_of_single_passes(make, small_dat
 def test_a_weight_used_twice_in_a_pass_is_not_drawn_at_its_outputs(make, small_data):
     space, _ = make()
     model = Model(space, num_data=40, likelihood=likelihoods.gaussian(1.0, learn=False))
-    with pytest.raises(RuntimeError, match="^local_reparameterization: expected a network that uses each weight once"):
+    with pytest.raises(RuntimeError, match=r"^local_reparameterization: expected a network that uses each weight once"):
         svi.fit(model, guides.MeanField(model), (small_data[0], small_data[0]), epochs=1, local_reparameterization=True)
 
 
