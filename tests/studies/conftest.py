@@ -16,7 +16,15 @@ import torch
 from pyro_nas.evidence import evaluate
 from pyro_nas.graph.costs import total_cost
 from pyro_nas.graph.network import Network
-from pyro_nas.inference import cross_validation, darts, laplace_approximation, tempering, trajectory
+from pyro_nas.inference import (
+    cross_validation,
+    darts,
+    evolution,
+    laplace_approximation,
+    random_search,
+    tempering,
+    trajectory,
+)
 from pyro_nas.inference.loop import Session
 from pyro_nas.inference.options import Options
 from pyro_nas.reading.batch_normalization import recalibrated
@@ -244,6 +252,13 @@ def _replace(monkeypatch: pytest.MonkeyPatch, function: object, replacement: obj
 def _watch_contexts(monkeypatch: pytest.MonkeyPatch, record: Recorder, seen: Callable) -> None:
     """Watch what is called with data and used later: recalibration, scores, predictive densities; and the network."""
 
+    def searching(name, search):
+        def watched(space, score, count=None, seed=0, **options):
+            record.note(name, **({} if count is None else {"count": count}), seed=seed, **options)
+            return search(space, score, *([] if count is None else [count]), seed=seed, **options)
+
+        return watched
+
     def recalibrating(model, draws, batches):
         seen("recalibrate", batches, draws=_draws(draws))
         return recalibrated(model, draws, batches)
@@ -263,6 +278,8 @@ def _watch_contexts(monkeypatch: pytest.MonkeyPatch, record: Recorder, seen: Cal
         return lambda x, y: (seen("density", (x, y), draws=_draws(draws)), density(x, y))[1]
 
     cross_validation_density = cross_validation.log_predictive
+    monkeypatch.setattr(evolution, "search", searching("evolution", evolution.search))
+    monkeypatch.setattr(random_search, "search", searching("random search", random_search.search))
     _replace(monkeypatch, recalibrated, recalibrating)
     _replace(monkeypatch, shared_weight_score, scoring)
     _replace(monkeypatch, cross_validation_density, predictive)

@@ -27,6 +27,8 @@ from pyro_nas.studies.compare import methods as method_making
 from pyro_nas.studies.compare import rows as row_making
 from pyro_nas.studies.compare.methods import METHODS
 from pyro_nas.studies.compare.sizes import SIZES, Size
+from pyro_nas.studies.complexity import command as complexity_command
+from pyro_nas.studies.complexity.setting import GRID
 from pyro_nas.studies.evidence import methods as ways
 from pyro_nas.studies.evidence import problems
 from pyro_nas.studies.evidence.examples import EXAMPLES
@@ -90,6 +92,8 @@ def test_search_fits_weights_and_structure_apart_retrains_on_both_and_tests_once
     tested = [{"do": "predict", "data": "test", "draws": 4, "seed": 5}, {"do": "metrics", "labels": "test"}]
     terms = [{**measured, "data": "train"}, {**measured, "data": KNOWN}]
     assert recorder.events == [SEARCHED, RETRAINED, *terms, *tested, *tested]
+    sizes = [event.pair[0].packing.size for event in recorder.of("bilevel", "svi")]
+    assert sizes == [3 * (64 * 64 + 64) + 64 * 3 + 3, 64 * 64 + 64 + 64 * 3 + 3]  # three activations, then one
     check_that_only_tests_see_the_test_part(recorder)
 
 
@@ -228,6 +232,7 @@ HALVES = {**OF_CELLS, "do": "bilevel", "train": "train", "valid": "valid", "N": 
 ANNEALED = {"temperature": (1.0, 0.447214, 0.2)}
 BY_POINTS = {"guide": "PointWeights"}
 ALONE = {**OF_CELLS, **BY_POINTS, "do": "svi", "train": "train", "valid": None, "N": 24}  # without the validation part
+SCORE = {"do": "score", "data": "valid[:7]", "calibration": "train[:8]"}
 SEARCHES = {
     "vardarts": [{**HALVES, **ANNEALED, "structure": "gumbel_softmax(temperature=1)", "guide": "MeanField"}],
     "darts": [{**HALVES, "structure": "dirichlet(temperature=1)", "guide": "PointMass"}],
@@ -245,12 +250,16 @@ SEARCHES = {
     "reinforce": [{**HALVES, **BY_POINTS, "structure": "categorical()"}],
     "single_path": [
         {**ALONE, "structure": "categorical()", "epochs": 6, "steps of all": "Adam 0.01, one cycle to 0.01 at 3 of 12"},
-        *[{"do": "score", "data": "valid[:7]", "calibration": "train[:8]"}] * 8,
+        {"do": "evolution", "population": 2, "generations": 4, "parents": 2, "seed": 3},
+        *[SCORE] * 8,
     ],
     "random": [
-        {**ALONE, "structure": None, "epochs": 3, "steps of all": "Adam 0.01, one cycle to 0.01 at 1 of 6"},
-        {"do": "accuracy", "data": "valid[:7]", "draws": 1},
-    ] * 2,
+        {"do": "random search", "count": 2, "seed": 3},
+        *[
+            {**ALONE, "structure": None, "epochs": 3, "steps of all": "Adam 0.01, one cycle to 0.01 at 1 of 6"},
+            {"do": "accuracy", "data": "valid[:7]", "draws": 1},
+        ] * 2,
+    ],
 }  # fmt: skip
 
 
@@ -262,6 +271,31 @@ def test_methods_of_compare_fit_weights_on_one_half_and_choose_by_the_other(reco
     METHODS[method](task)
     assert recorder.events == SEARCHES[method]
     assert {part for _, part in recorder.ran} == {"train", "valid"}
+
+
+@pytest.mark.parametrize(("how", "scored"), [("argmax", 0), ("sample", 0), ("best", 10)])
+def test_what_compare_chooses_of_a_posterior_is_discretised_as_asked_for(
+    recorder, images_file, small, monkeypatch, how, scored
+):
+    """By the highest probabilities, by a draw, or by the best of ten draws on the validation part."""
+    task = command._task(small, images_file(), None, 3, torch.device("cpu"))
+    recorder.start(train=task.split.train, valid=task.split.valid, test=task.split.test)
+    monkeypatch.setattr(row_making, "searched_robustness", lambda *_: {})
+    monkeypatch.setattr(row_making, "retrained", lambda *_, **options: options)
+    row = command._made(task, small, "hard", None, how)
+    scores = recorder.events[1:]
+    assert recorder.events[0] == SEARCHES["hard"][0]
+    assert all(event == SCORE for event in scores)
+    assert len(scores) <= scored
+    assert bool(scores) == bool(scored)
+    found, derived = (
+        torch.cat([torch.tensor(table) for table in row[key].values()]) for key in ("structure", "derived")
+    )
+    best = torch.eye(3)[found.argmax(-1)]
+    assert found.max() < 1
+    assert torch.equal(derived, best) == (how == "argmax")
+    assert row["posterior"] is False
+    assert row["machine"]["device"] == "cpu"
 
 
 def test_rows_of_compare_retrain_on_both_halves_and_are_tested_then(run, recorder, small):
@@ -323,9 +357,12 @@ def test_rank_trains_every_cell_on_both_halves_and_searches_as_compare_does(run,
         steps = {"steps of weights": "Adam 0.01, one cycle to 0.01 at 0 of 4",
                  "steps of structure": "Adam 0.05, still for 2"}  # fmt: skip
         found["hard"].append({**SEARCHES["hard"][0], **seeds, **steps})
-        child, scored = SEARCHES["random"][:2]
+        search, child, scored = SEARCHES["random"][:3]
         child = {**child, **seeds, "epochs": 1, "steps of all": "Adam 0.01, one cycle to 0.01 at 0 of 1"}
-        found["random"] += [child, scored] * 6  # eight children of 31 images each would be more than the budget
+        found["random"] += [
+            {**search, "count": 6, "seed": seed},
+            *[child, scored] * 6,
+        ]  # eight children of 31 images each would be more than the budget
     assert recorder.events == [*cells, *found["hard"], *found["random"]]
     check_that_only_tests_see_the_test_part(recorder)
     summary = json.loads((out / "summary.json").read_text())
@@ -362,21 +399,28 @@ def protocol_of_complexity(name, seed):
     return [{**event, "seed": seed} if event["do"] == "evaluate" else event for event in events]
 
 
-@pytest.mark.parametrize("protocol", ["paper", "best"])
-def test_complexity_trains_on_all_known_data_and_prunes_on_the_test_part(run, recorder, protocol):
-    flags = ["--protocol", protocol, "--runs", "2", "--epochs", "2", "--hypernet_epochs", "3", "--hidden", "3"]
+@pytest.mark.parametrize(("protocol", "runs"), [("paper", 1), ("best", 2)])
+def test_complexity_trains_on_all_known_data_and_prunes_on_the_test_part(run, recorder, monkeypatch, protocol, runs):
+    """A race, of the first run alone, is of the hypernetwork's seconds over all values of λ."""
+    monkeypatch.setattr(complexity_command, "race", lambda setting, hypernet, seconds, grid: [setting.seed, *grid])
+    flags = ["--protocol", protocol, "--runs", str(runs), "--epochs", "2", "--hypernet_epochs", "3", "--hidden", "3"]
+    flags += ["--speed", "true"] if protocol == "best" else []
     out = run("complexity", *flags, "--draws", "2", "--seed", "5")
-    assert recorder.events == [*protocol_of_complexity(protocol, 5), *protocol_of_complexity(protocol, 6)]
+    assert {event.pair[0].packing.size for event in recorder.of("svi")} == {64 * 3 + 3 + 3 * 3 + 3}
+    seeds = range(5, 5 + runs)
+    assert recorder.events == [event for seed in seeds for event in protocol_of_complexity(protocol, seed)]
     check_that_only_tests_see_the_test_part(recorder)
-    summary = json.loads((out / "summary.json").read_text())["rows"]
-    for name, row in summary.items():
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary.get("race") == ([5, *GRID] if protocol == "best" else None)
+    for name, row in summary["rows"].items():
         file = name.replace(" ", "_").replace(",", "")
-        runs = [json.loads((out / "rows" / f"{seed}-{file}.json").read_text()) for seed in (5, 6)]
+        rows = [json.loads((out / "rows" / f"{seed}-{file}.json").read_text()) for seed in seeds]
+        assert ["race" in entry for entry in rows] == [name == "spline", False][:runs]
         for at in map(str, COMPLEXITIES):
             for metric in ("evidence", "accuracy", "mean_accuracy", "stability", "parametric_complexity"):
-                first, second = (entry["complexities"][at][metric] for entry in runs)
-                assert row[at][metric]["mean"] == pytest.approx((first + second) / 2)
-                assert row[at][metric]["sd"] == pytest.approx(abs(first - second) / 2**0.5, abs=1e-9)
+                values = [entry["complexities"][at][metric] for entry in rows]
+                assert row[at][metric]["mean"] == pytest.approx(sum(values) / runs)
+                assert row[at][metric]["sd"] == pytest.approx(abs(values[0] - values[-1]) / 2**0.5, abs=1e-9)
 
 
 def test_evidence_holds_out_what_it_scores_and_shows_all_data_to_every_way(recorder, tmp_path, monkeypatch):
