@@ -148,7 +148,7 @@ BAD = {
     "empty": (lambda: fit(x=X[:0], y=Y[:0]), "train", "at least one"),
     "unequal lengths": (lambda: fit(y=Y[:5]), "train x", "5"),
     "not tensors": (lambda: fit(x=X.numpy()), "train x", "ndarray"),
-    "not a pair": (lambda: svi.fit(model(), guides.MeanField(model()), X), "train", "pair"),
+    "not a pair": (lambda: (lambda pair: svi.fit(pair, guides.MeanField(pair), X))(model()), "train", "pair"),
     # fits
     "epochs": (lambda: fit(epochs=0), "epochs", "0"),
     "batch size": (lambda: fit(batch_size=0), "batch_size", "0"),

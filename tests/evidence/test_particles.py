@@ -1,6 +1,7 @@
 """A batch dealt to particles: the same mean over all deals, and which noise of the data is the same."""
 
 import itertools
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -28,9 +29,9 @@ IMAGE_SPACE = Space(
 )
 
 
-def over_complexity(space=CHOICE, **options):
+def over_complexity(space=CHOICE, num_data=40, **options):
     torch.manual_seed(0)
-    model = Model(space, num_data=40, complexity=priors.log_uniform(0.1, 10.0), **options)
+    model = Model(space, num_data=num_data, complexity=priors.log_uniform(0.1, 10.0), **options)
     return model, hypernets.Linear(guides.MeanField(model, 0.3))
 
 
@@ -100,7 +101,7 @@ def test_a_fit_deals_what_it_can_and_shares_a_last_batch_of_few():
             sizes.append(len(x))  # under vmap the size of one particle's data
             return super().forward(x)
 
-    model, guide = over_complexity(Space({(0, 1): {"seen": lambda: Seen(3, 2)}}))
+    model, guide = over_complexity(Space({(0, 1): {"seen": lambda: Seen(3, 2)}}), num_data=35)
     loader = DataLoader(TensorDataset(x, y), batch_size=16)
     history = svi.fit(model, guide, loader, epochs=1, particles=4, vectorize_particles=True, dealt=True).records
     assert sizes[-3:] == [4, 4, 3]  # of 16, 16 and 3 data
@@ -128,7 +129,12 @@ def normalised():
             "expected several particles in one computation, got particles=1",
         ),
         (over_complexity, {"vectorize_particles": False}, ValueError, "vectorize_particles=False. Pass particles=4"),
-        (over_complexity, {"batch_size": 3}, ValueError, "expected 4 data in a batch or more, one a particle, got 3"),
+        (
+            partial(over_complexity, num_data=4),
+            {"batch_size": 3},
+            ValueError,
+            "expected 4 data in a batch or more, one a particle, got 3",
+        ),
         (normalised, {}, ValueError, "without batch normalisation"),
         (lambda: (foreign, AutoNormal(foreign)), {}, TypeError, "expected a Model of pyro_nas.models"),
     ],

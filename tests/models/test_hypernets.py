@@ -305,7 +305,7 @@ def test_parameter_updates_are_counted_as_the_paper_does():
     edges = {(0, 1): {"hidden": dense(784, 50, "relu")}, (1, 2): {"readout": dense(50, 10)}}
 
     def model(complexity):
-        return Model(Space(edges), num_data=60_000, weights=priors.normal(0.1), complexity=complexity)
+        return Model(Space(edges), num_data=70, weights=priors.normal(0.1), complexity=complexity)
 
     def updates(pair, **options):
         x, y = torch.randn(70, 784), torch.randint(0, 10, (70,))
