@@ -34,9 +34,8 @@ def run(folder, epochs=1, resume=False, data=None, guide=guides.MeanField, optio
     model = Model(parts.pop("space"), **parts)
     x = torch.arange(36.0).view(12, 3) / 36
     train = (x, torch.arange(12) % 2) if data is None else data(x, torch.arange(12) % 2)
-    svi.fit(
-        model, guide(model), train, epochs=epochs, batch_size=4, checkpoint=folder, resume=resume, **(options or {})
-    )
+    options = {"epochs": epochs, "batch_size": 4, "checkpoint": folder, "resume": resume, **(options or {})}
+    svi.fit(model, guide(model), train, **options)
 
 
 CHANGES = {
@@ -81,7 +80,7 @@ PAIRS = {
     "AutoNormal": {"guide": AutoNormal, "weights": POSITIVE, "structure": structures.dirichlet()},
     "AutoMultivariateNormal": {"guide": AutoMultivariateNormal},
     "AutoLowRank": {"guide": AutoLowRankMultivariateNormal},
-    "AutoIAFNormal": {"guide": lambda model: AutoIAFNormal(model, hidden_dim=[40])},
+    "AutoIAFNormal": {"guide": lambda model: AutoIAFNormal(model, hidden_dim=[60])},
     "AutoDelta": {"guide": AutoDelta, "structure": structures.dirichlet()},
     "hypernetwork": {
         "guide": lambda model: hypernets.Linear(guides.MeanField(model)), "complexity": priors.log_uniform(0.1, 1.0)},
@@ -103,7 +102,7 @@ def test_the_same_fit_goes_on_whatever_it_is_made_of(name, tmp_path):
 def test_a_pair_that_cannot_run_at_those_values_is_told_by_the_rest(tmp_path):
     def guide(model):
         def function(x, y):
-            scale = pyro.param("scale", torch.full((len(model.packing),), 2.0))
+            scale = pyro.param("scale", torch.full((model.packing.size,), 2.0))
             if scale.max() < 1:
                 raise ValueError("scale: expected one that is larger")
             pyro.sample("weights", dist.Normal(0.0, scale).to_event(1))

@@ -39,6 +39,7 @@ from pyro_nas.studies.evidence import problems
 CLOCK = ("seconds", "latency", "machine", "seal")  # what a clock measured, and what is made of it
 NOT_COMPARED = {"posterior.nc", "tables.md", "table.md", "robustness.png"}  # dates or seconds are in them
 NAMES = ("skip", "convolution 1")
+MOST = 10  # things that are wrong, after which no more is killed
 LATER = ("sklearn.model_selection", "pyro_nas.reading.arviz_export", "pyro_nas.reading.plots", "pyro_nas.studies.plots",
          "arviz", "h5netcdf", "torchmetrics.classification")  # fmt: skip
 EVENTS = ("fsync", "replace", "mkdir", "open")  # calls of os, at which a run is killed
@@ -287,7 +288,7 @@ def run(count: int, flips: int, truncations: int, swaps: int, seed: int) -> list
     with tempfile.TemporaryDirectory() as folder:
         trial, landed = Trial(Path(folder), seed), Counter()
         names = list(trial.whole)
-        while sum(landed.values()) < count:
+        while sum(landed.values()) < count and len(trial.wrong) < MOST:
             name = names[len(landed) % len(names)] if len(landed) < len(names) else min(names, key=landed.__getitem__)
             landed[name] += trial.kill(name)
         print(f"kills that landed: {sum(landed.values())}, {dict(landed)}", flush=True)
