@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import re
 import shlex
@@ -62,6 +63,9 @@ def test_run_folder(run):
         assert -1 < summary["test"][name]["log_likelihood"] < 0
     for table in summary["probabilities"].values():
         assert sum(table.values()) == pytest.approx(1.0, abs=1e-5)
+    ranked = [math.exp(entry["log_probability"]) for entry in summary["probable_structures"]]
+    (table,) = summary["probabilities"].values()
+    assert ranked == pytest.approx(sorted(table.values(), reverse=True))
     terms = summary["evidence"]["search"]
     assert terms["evidence"] == pytest.approx(
         terms["log_likelihood"] - 0.001 * (terms["kl_weights"] + terms["kl_structure"]), rel=1e-4
