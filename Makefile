@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 IMPORTS := cd build/types && ../../$(BIN)/lint-imports --no-cache ../../pyproject.toml
 TWICE := --numprocesses 2 --dist worksteal
 
-.PHONY: run test test-slow test-pythons mutate bench lint imports build/types digits rank complexity compare notebooks docs clean
+.PHONY: run test test-slow test-pythons fuzz kill mutate bench lint imports build/types digits rank complexity compare notebooks docs clean
 
 run: .venv/installed
 	$(BIN)/pyro-nas search --data digits --out $(OUT)
@@ -22,6 +22,12 @@ test-slow: .venv/installed
 
 test-pythons: .venv/installed
 	$(BIN)/python tests/packaging/pythons.py $(if $(PYTHONS),--pythons $(PYTHONS)) $(if $(SUBSET),--tests $(SUBSET))
+
+fuzz: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/properties/fuzz.py
+
+kill: .venv/installed
+	$(FRESH) OMP_NUM_THREADS=1 $(BIN)/python tests/studies/kill.py
 
 mutate: .venv/installed
 	$(INSTALL) --editable ".[dev,mutate]"

@@ -5,13 +5,13 @@ DARTS' alternation of first order, with 𝔏(λ) as both objectives (VarDARTS th
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Unpack
 
-from pyro_nas.data import Batches, Pair, Source
+from pyro_nas.data import Pair, Source
 from pyro_nas.evidence.currencies import PyroCallable
 from pyro_nas.evidence.terms import Terms
+from pyro_nas.inference.batches import Batches
 from pyro_nas.inference.loop import Session
 from pyro_nas.inference.options import FitOptions, Options
 from pyro_nas.inference.result import Fit, G
@@ -43,7 +43,7 @@ def fit(
 
     Raises ValueError where the guide's structure sites share parameters with its weights.
     """
-    with Session(model, guide, train, valid, Options.of(options)) as session:
+    with Session(model, guide, train, valid, Options.of(options), {"fit": "bilevel"}) as session:
         factories = (optimizer, scheduler, structure_optimizer, structure_scheduler)
         return alternate(session, lambda number, lower, upper, batch, held_out: upper(number, *held_out), *factories)
 
@@ -68,7 +68,7 @@ def alternate(
         raise ValueError("valid: expected data for the structure, got None. Pass (x, y), or use svi.fit.")
     weights, structure = split_parameters(session.guide, session.train.first(), session.named)
     lower = session.stepper(list(weights), optimizer or adam(), scheduler)
-    upper = session.stepper(list(structure), structure_optimizer or adam(), structure_scheduler or delayed())
+    upper = session.stepper(list(structure), structure_optimizer or adam(), structure_scheduler or delayed(), valid)
     held_out: Iterator[Pair] = iter(())
 
     def step(number: int, batch: Pair) -> Terms:
@@ -84,6 +84,6 @@ def alternate(
 def _endless(batches: Batches, taken: int) -> Iterator[Pair]:
     """Yield batches without end; of a loader, whose order may be fixed, those after the ``taken`` first ones."""
     if batches.loader is not None:
-        yield from itertools.islice(batches, taken % len(batches), None)
+        yield from batches.after(taken % len(batches))
     while True:
         yield from batches

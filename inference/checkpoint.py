@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 
-from pyro_nas.files import digest as digest_of
-from pyro_nas.files import tensor_bytes, write_atomically
+from pyro_nas.files import Json, read_tensors, remove_temporaries, write_tensors
+from pyro_nas.files.locks import locked
 
 __all__ = ["Checkpoint", "CorruptCheckpoint"]
 
-POSITION = "checkpoint.json"
-_REMEDY = "Remove the folder to start again, or restore the file from a copy."
+NAME = "checkpoint.safetensors"
+POSITION = "position"  # the tensor that holds JSON
 
 
 class CorruptCheckpoint(ValueError):
@@ -26,10 +24,10 @@ class CorruptCheckpoint(ValueError):
 
 
 class Checkpoint:
-    """The latest checkpoint of a fit in a folder: ``checkpoint.json`` and the safetensors file that it names.
+    """The latest checkpoint of a fit in a folder, one file: tensors, and the position, JSON values, with their digest.
 
-    The tensors are written first, under a new name, and the JSON, with the checksums of both, takes its place in one
-    step: a kill at any moment leaves the one checkpoint or the other.
+    The file takes the place of the last one in one step: a kill at any moment leaves the one or the other, and nothing
+    else in the folder is touched.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
@@ -37,46 +35,30 @@ class Checkpoint:
 
     def exists(self) -> bool:
         """Whether there is one."""
-        return (self.folder / POSITION).exists()
+        return (self.folder / NAME).exists()
 
-    def save(self, tensors: Mapping[str, torch.Tensor], position: Mapping[str, Any]) -> None:
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for a fit, without what a kill left there; raise BlockingIOError where it is in use."""
+        with locked("checkpoint", self.folder):
+            remove_temporaries(self.folder)
+            yield
+
+    def save(self, tensors: Mapping[str, torch.Tensor], position: Mapping[str, object]) -> None:
         """Write a checkpoint, {name: tensor} of any shapes and JSON values, in place of the last one."""
-        content = tensor_bytes(tensors)
-        digest = digest_of(content)
-        name = f"checkpoint-{digest[:16]}.safetensors"
-        write_atomically(self.folder / name, content)
-        body = {"tensors": name, "sha256": digest, "position": position}
-        whole = {**body, "checksum": digest_of(json.dumps(body, sort_keys=True).encode())}
-        write_atomically(self.folder / POSITION, json.dumps(whole, indent=1).encode())  # records may hold infinities
-        for old in self.folder.glob("checkpoint-*.safetensors"):
-            if old.name != name:
-                old.unlink()
+        content = bytearray(json.dumps(position).encode())  # records may hold infinities
+        write_tensors(self.folder / NAME, {**tensors, POSITION: torch.frombuffer(content, dtype=torch.uint8)})
 
-    def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    def load(self) -> tuple[dict[str, torch.Tensor], Json]:
         """Return the tensors, {name: tensor} of the shapes that were saved, and the position.
 
-        Raises CorruptCheckpoint, which names the file and the reason, where a file is missing or was changed.
+        Raises CorruptCheckpoint, which names the file and the reason, where it is missing or was changed.
         """
-        path = self.folder / POSITION
+        path = self.folder / NAME
         try:
-            body = json.loads(path.read_bytes())
-            checksum = body.pop("checksum")
-            name, digest, position = body["tensors"], body["sha256"], body["position"]
-        except (ValueError, KeyError, AttributeError, OSError) as error:
-            raise CorruptCheckpoint(f"{path}: expected a checkpoint's JSON, got {error!r}. {_REMEDY}") from error
-        if digest_of(json.dumps(body, sort_keys=True).encode()) != checksum:
-            raise CorruptCheckpoint(f"{path}: expected the checksum {checksum}, got another. {_REMEDY}")
-        path = self.folder / Path(name).name
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise CorruptCheckpoint(f"{path}: expected the checkpoint's tensors, got {error!r}. {_REMEDY}") from error
-        if digest_of(content) != digest:
-            raise CorruptCheckpoint(
-                f"{path}: expected sha256 {digest}, got {digest_of(content)} ({len(content)} bytes): "
-                f"truncated or changed. {_REMEDY}"
-            )
-        try:
-            return load(content), position
-        except SafetensorError as error:
-            raise CorruptCheckpoint(f"{path}: expected safetensors, got {error!r}. {_REMEDY}") from error
+            tensors = read_tensors(path, of="")
+        except (ValueError, OSError) as error:
+            raise CorruptCheckpoint(f"{error} Remove the folder to start again.") from error
+        if POSITION not in tensors:
+            raise CorruptCheckpoint(f"{path}: expected a checkpoint, got other tensors. Remove it to start again.")
+        return tensors, json.loads(tensors.pop(POSITION).numpy().tobytes())

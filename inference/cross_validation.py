@@ -17,6 +17,7 @@ from pyro_nas import checks
 from pyro_nas.data import Inputs, Pair, check_pair
 from pyro_nas.evidence.currencies import PyroCallable, Tensors
 from pyro_nas.evidence.sites import run_at
+from pyro_nas.random_state import seeded
 from pyro_nas.reading.importance import Estimate, pointwise_log_likelihood, total
 from pyro_nas.reading.posterior import each_draw, evaluation_mode
 
@@ -63,8 +64,7 @@ def cross_validate(fit: Callable[[Pair], LogDensity], data: Pair, *, folds: int 
     stratified = classes and int(y.unique(return_counts=True)[1].min()) >= folds
     splitter = (StratifiedKFold if stratified else KFold)(folds, shuffle=True, random_state=checks.seed(seed) % 2**32)
     pointwise, fold = torch.zeros(len(y), dtype=torch.double), torch.zeros(len(y), dtype=torch.long)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         for index, (kept, held) in enumerate(splitter.split(range(len(y)), y.cpu() if stratified else None)):
             density = checks.is_callable("fit", fit(_take(x, y, kept)), "one that returns a function of (x, y)")
             with torch.no_grad():

@@ -23,6 +23,7 @@ from pyro_nas.inference.options import FitOptions, Options
 from pyro_nas.inference.result import Fit, G
 from pyro_nas.inference.state import kept_buffers
 from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, Stepper
+from pyro_nas.random_state import seeded
 
 __all__ = ["Leaves", "fit", "unrolled_gradient"]
 
@@ -42,8 +43,7 @@ def unrolled_gradient(
     seed = int(torch.randint(2**31, ()))
 
     def same_noise() -> torch.Tensor:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with seeded(seed):
             return lower()
 
     try:
@@ -89,7 +89,7 @@ def fit(
     Raises ValueError for draws of the structure that carry no gradient.
     """
     checks.number("rate", rate, low=0)
-    with Session(model, guide, train, valid, Options.of(options)) as session:
+    with Session(model, guide, train, valid, Options.of(options), {"fit": "darts", "rate": rate}) as session:
         _check(guide, session)
         buffers = [buffer for _, buffer in kept_buffers(model)] if isinstance(model, nn.Module) else []
 
@@ -124,7 +124,7 @@ def _structure_step(number: int, lower: Stepper, upper: Stepper, train: Pair, va
     def loss(stepper: Stepper, batch: Pair) -> torch.Tensor:
         terms = stepper.terms(*batch)
         last[:] = [terms]
-        return -terms.surrogate / stepper.num_data
+        return stepper.loss(terms, batch[1])
 
     held: list[Terms] = []
 

@@ -62,7 +62,7 @@ def fit(
     checks.integer("every", every, low=1)
     chosen = Options.of(options)
     prior = _learned_prior(model)
-    with Session(model, guide, train, valid, chosen) as session:
+    with Session(model, guide, train, valid, chosen, {"fit": "empirical_bayes", "every": every}) as session:
         _second_moment(prior, guide, session.train.first())  # raises for a guide without one
         if every > chosen.epochs:
             raise ValueError(f"every: expected at most as many as epochs, {chosen.epochs}, got {every}: h would stay.")

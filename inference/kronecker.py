@@ -168,6 +168,10 @@ def _prior_scales(model: SpaceModel, latent: Sites) -> torch.Tensor:
             f"of {checks.describe(model)}. Use laplace_approximation.fit."
         )
     everything = [name for name, _ in model.network.named_parameters()]
+    if shared := [name for name, _ in model.network.named_parameters(remove_duplicate=False) if name not in everything]:
+        raise ValueError(
+            f"model: expected weights of one layer each, got shared ones: {shared}. Use laplace_approximation.fit."
+        )
     assert isinstance(law, Independent)
     scales = law.base_dist.scale.split(model.packing.sizes)
     if everything != model.packing.names or any(bool((scale != scale[0]).any()) for scale in scales):

@@ -20,6 +20,7 @@ from pyro_nas.evidence.currencies import PyroCallable, Sites
 from pyro_nas.evidence.packing import Packing
 from pyro_nas.evidence.sites import COMPLEXITY, Substitute, is_structure, local_parameters, log_prob_of, sample_sites
 from pyro_nas.inference.result import Fit, G
+from pyro_nas.random_state import seeded
 from pyro_nas.reading.posterior import each_draw, evaluation_mode
 
 __all__ = ["ROWS", "LogDensity", "approximation", "check_mode", "find_mode", "fit", "linearised"]
@@ -63,8 +64,7 @@ class LogDensity(AbstractContextManager["LogDensity"]):
         self.packing = Packing.of({name: self.transforms[name].inv(site["value"]) for name, site in sites.items()})
 
     def __enter__(self) -> LogDensity:
-        self._stack.enter_context(torch.random.fork_rng())
-        torch.manual_seed(self.seed)
+        self._stack.enter_context(seeded(self.seed))
         self._stack.enter_context(pyro.validation_enabled(False))
         self._stack.enter_context(evaluation_mode(self.model))
         return self

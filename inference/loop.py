@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Generic
 
@@ -18,16 +18,25 @@ from tqdm import tqdm
 
 from pyro_nas import checks
 from pyro_nas.augmentation import augmented
-from pyro_nas.data import Batches, Pair, Source
+from pyro_nas.data import Pair, Source
 from pyro_nas.evidence import Terms, evaluate
 from pyro_nas.evidence.currencies import PyroCallable
-from pyro_nas.graph.network import Network
-from pyro_nas.inference.checkpoint import Checkpoint
-from pyro_nas.inference.options import Options
+from pyro_nas.inference.batches import Batches
+from pyro_nas.inference.fit_checks import (
+    check_batch_size,
+    check_data,
+    check_dealt,
+    check_same_model,
+    check_schedule,
+    needs_two,
+)
+from pyro_nas.inference.fit_identity import fit_identity, sample_batch, values_at
+from pyro_nas.inference.options import BATCH_SIZE, Options
 from pyro_nas.inference.result import Fit, G, Record
-from pyro_nas.inference.schedules import Schedule
+from pyro_nas.inference.saved_fit import SavedFit
 from pyro_nas.inference.state import FitState, named_parameters
-from pyro_nas.inference.stepper import NonFiniteLoss, OptimizerFactory, SchedulerFactory, Stepper
+from pyro_nas.inference.stepper import OptimizerFactory, SchedulerFactory, Stepper
+from pyro_nas.random_state import check_thread, forked, seeded
 from pyro_nas.reading.structure_posterior import choice_probabilities
 
 __all__ = ["Session"]
@@ -39,18 +48,31 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
     Within the context the random state is the fit's own, started at its seed, and Pyro validates only the first pass.
 
     Raises TypeError for a model or a guide that cannot be called, and for data that are no tensors; ValueError for
-    other bad data and for options that the pair cannot have, such as a schedule of what the model lacks; and, on
-    entering, ValueError where the sites of the guide are not the model's, or it has no parameters.
+    other bad data and for options that the pair cannot have, such as a schedule of what the model lacks; RuntimeError
+    where another thread is in a fit; and, on entering, ValueError where the sites of the guide are not the model's, or
+    it has no parameters.
     """
 
-    def __init__(self, model: PyroCallable, guide: G, train: Source, valid: Source | None, options: Options):
+    def __init__(
+        self,
+        model: PyroCallable,
+        guide: G,
+        train: Source,
+        valid: Source | None,
+        options: Options,
+        procedure: Mapping[str, object],
+    ):
+        check_thread()
         checks.is_callable("model", model, "a Pyro model")
         checks.is_callable("guide", guide, "a Pyro guide")
-        self.model, self.guide, self.options = model, guide, options
+        check_same_model(model, guide)
+        self.model, self.guide, self.options, self.procedure = model, guide, options, procedure
         modules = [part for part in (model, guide) if isinstance(part, nn.Module)]
         self.device = next((p.device for part in modules for p in part.parameters()), torch.device("cpu"))
-        self.train = Batches("train", train, options.batch_size, self.device)
-        self.valid = None if valid is None else Batches("valid", valid, options.batch_size, self.device)
+        check_batch_size(options.batch_size, train, valid)
+        batch_size = options.batch_size or BATCH_SIZE
+        self.train = Batches("train", train, batch_size, self.device)
+        self.valid = None if valid is None else Batches("valid", valid, batch_size, self.device)
         if options.patience is not None and valid is None:
             raise ValueError("patience: expected validation data to stop by, got valid=None. Pass valid=(x, y).")
         for name in ("temperature", "complexity"):
@@ -58,16 +80,15 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
             if schedule is not None and getattr(model, name, None) is None:
                 raise ValueError(f"{name}: expected a model with a {name} to schedule, got one without.")
             if schedule is not None:
-                _check_schedule(model, name, schedule)
-        for batches in (self.train, self.valid):
-            if batches is not None and hasattr(model, "check"):
-                model.check(*(batches.everything() or batches.first()))
+                check_schedule(model, name, schedule)
+        check_data(model, [self.train] if self.valid is None else [self.train, self.valid])
         if options.dealt:
-            _check_dealt(model, self.train.first()[1], options.particles)
+            check_dealt(model, self.train.first()[1], options.particles)
         self.steps = options.epochs * len(self.train)
         self._stack = ExitStack()
 
     def __enter__(self) -> Session[G]:
+        self._stack.enter_context(seeded(self.options.seed))
         try:
             self._first_pass()
         except BaseException:
@@ -79,8 +100,6 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
 
     def _first_pass(self) -> None:
         """Run model and guide once on a first batch, and collect the parameters."""
-        self._stack.enter_context(torch.random.fork_rng())
-        torch.manual_seed(self.options.seed)
         self._set_progress(0)
         self._set_mode(train=False)  # the first pass is a check, and leaves batch normalisation as it is
         first = self.train.first()
@@ -95,36 +114,44 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
         self._set_mode(train=False)
         self._stack.close()
 
-    def stepper(self, names: Sequence[str], optimizer: OptimizerFactory, scheduler: SchedulerFactory | None) -> Stepper:
-        """Return a stepper of the evidence in the parameters of these names."""
+    def stepper(
+        self,
+        names: Sequence[str],
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory | None,
+        batches: Batches | None = None,
+    ) -> Stepper:
+        """Return a stepper of the evidence in the parameters of these names, by default on training batches.
+
+        Raises ValueError where one of the batches is too small for batch normalisation.
+        """
+        batches = self.train if batches is None else batches
+        if batches.smallest in (1, None) and needs_two(self.model, batches.first()):
+            batches.require_two()
         evidence = self.options.evidence(self.model, self.guide).to(self.device)
         parameters = {name: self.named[name] for name in names}
-        return Stepper(evidence, parameters, self.train.size, self.steps, optimizer, scheduler, self.options)
+        size, weight = self.train.size, batches.weight
+        return Stepper(evidence, parameters, size, self.steps, optimizer, scheduler, self.options, weight)
 
     def run(self, steppers: dict[str, Stepper], step: Callable[[int, Pair], Terms]) -> Fit[G]:
         """Run all epochs, and return to the best where patience was lost or to be lost.
 
         Raises CorruptCheckpoint or ValueError for a checkpoint that is broken, of another pair, or of another number of
-        scheduled steps, and what a step raises; NonFiniteLoss leaves the pair as after the last whole epoch.
+        scheduled steps, and what a step or a loader raises, which leaves the pair as after the last whole epoch.
         """
         options = self.options
-        sources = {"train": self.train, "valid": self.valid}
-        generators = {name: b.generator for name, b in sources.items() if b is not None and b.generator is not None}
+        generators = self.train.generators() | ({} if self.valid is None else self.valid.generators())
         state = FitState(self.model, self.guide, self.named, steppers, generators)
-        checkpoint = None if options.checkpoint is None else Checkpoint(options.checkpoint)
         history: list[Record] = []
         best: dict[str, torch.Tensor] = {}
-        if checkpoint is not None and options.resume and checkpoint.exists():
-            tensors, position = checkpoint.load()
+        saved: SavedFit | None = None
+        if options.checkpoint is not None:
             schedules = [options.temperature, options.complexity, *(stepper.scheduler for stepper in steppers.values())]
-            if position["steps"] != self.steps and any(schedule is not None for schedule in schedules):
-                raise ValueError(
-                    f"epochs: expected {position['steps']} steps, those of the schedules, got {self.steps}. "
-                    "Resume with the same epochs, data and batch size, or fit without schedules."
-                )
-            best = {n.removeprefix("best."): tensors.pop(n) for n in list(tensors) if n.startswith("best.")}
-            state.load(tensors, position["steppers"])
-            history = position["history"]
+            scheduled = any(schedule is not None for schedule in schedules)
+            saved = SavedFit(options.checkpoint, state, self._identity(state), self.steps, scheduled=scheduled)
+            self._stack.enter_context(saved)
+            if options.resume:
+                history, best = saved.load()
         bar = tqdm(total=options.epochs, initial=len(history), disable=not options.progress, unit="epoch", leave=False)
         with bar:
             asked = False  # by a callback; unlike lost patience that does not outlast the call
@@ -134,12 +161,9 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
                 if options.patience is not None and _best_epoch(history) == len(history) - 1:
                     best = state.snapshot()
                 record["stopped"] = self._lost_patience(history)
-                answers = [callback(record) for callback in options.callbacks]
-                asked = any(answers)
-                if checkpoint is not None:
-                    tensors, position = state.dump()
-                    tensors.update({f"best.{name}": value for name, value in best.items()})
-                    checkpoint.save(tensors, {"steppers": position, "history": history, "steps": self.steps})
+                asked = self._asked(record)
+                if saved is not None:
+                    saved.save(history, best)
                 bar.update()
                 bar.set_postfix(evidence=f"{record['evidence']:.4g}")
         last = history[-1]
@@ -149,26 +173,47 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
         self._set_progress(self.steps)
         return Fit(self.model, self.guide, history, last["evidence"])
 
+    def _identity(self, state: FitState) -> dict[str, object]:
+        """Return what a checkpoint says of the fit that it is of."""
+        self._set_progress(0)
+        self._set_mode(train=False)
+        data = {"train": self.train, "valid": self.valid}
+        options = fit_identity(self.model, self.guide, data, self.options, state.steppers, self.procedure)
+        evidence = self.options.evidence(self.model, self.guide).to(self.device)
+        values = values_at(state.live, evidence, sample_batch(self.train))
+        self._set_mode(train=True)
+        return {"fit": options, "values": values}
+
+    def _asked(self, record: Record) -> bool:
+        """Whether a callback stops the fit; what callbacks draw, and the modes they leave, do not change it."""
+        if not self.options.callbacks:
+            return False
+        with forked():
+            answers = [callback(record) for callback in self.options.callbacks]
+        self._set_mode(train=True)
+        return any(answers)
+
     def _epoch(self, epoch: int, state: FitState, step: Callable[[int, Pair], Terms]) -> Record:
         good = state.snapshot()
         sums: dict[str, float] = {}
-        done = epoch * len(self.train)
+        done, seen = epoch * len(self.train), 0
         try:
             for batch in self.train:
                 self._set_progress(done)
                 for name, value in step(done, self._augmented(batch)).summary().items():
-                    sums[name] = sums.get(name, 0.0) + value / len(self.train)
-                done += 1
-        except NonFiniteLoss:
+                    sums[name] = sums.get(name, 0.0) + value * len(batch[1])
+                done, seen = done + 1, seen + len(batch[1])
+        except Exception:
             state.restore(good)
             raise
-        record: Record = {"epoch": epoch, "updates": done * sum(value.numel() for value in self.named.values()), **sums}
+        record: Record = {"epoch": epoch, "updates": done * sum(value.numel() for value in self.named.values())}
+        record |= {name: total / seen for name, total in sums.items()}
         for name in ("temperature", "complexity"):
             if isinstance(getattr(self.model, name, None), float):
                 record[name] = getattr(self.model, name)
         if self.valid is not None and self.options.measure_validation:
             record.update({f"valid_{name}": value for name, value in self._validate().items()})
-        probabilities = choice_probabilities(self.guide, *self.train.first(), num_samples=100)
+        probabilities = choice_probabilities(self.guide, *self.train.first(), num_samples=100, max_runs=10)
         record["structure"] = {site: value.tolist() for site, value in probabilities.items()}
         return record
 
@@ -184,8 +229,7 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
         """
         assert self.valid is not None
         self._set_progress(self.steps)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        with seeded(0):
             terms = evaluate(self.model, self.guide, self.valid)
         self._set_mode(train=True)
         return terms
@@ -204,32 +248,6 @@ class Session(AbstractContextManager["Session[G]"], Generic[G]):
         for part in (self.model, self.guide):
             if isinstance(part, nn.Module):
                 part.train(train)
-
-
-def _check_dealt(model: object, y: torch.Tensor, particles: int) -> None:
-    """Raise where a model cannot take data with a particle axis, or a batch has fewer data than particles."""
-    network = getattr(model, "network", None)
-    if not isinstance(network, Network):
-        raise TypeError(f"dealt: expected a Model of pyro_nas.models, got {checks.describe(model)}. Switch it off.")
-    if network.keeps_statistics():
-        raise ValueError(
-            "dealt: expected a network without batch normalisation, whose statistics would be of a share of a batch, "
-            "got one with it. Use torch.nn.GroupNorm in your primitives, or switch it off."
-        )
-    if len(y) < particles:
-        raise ValueError(f"dealt: expected {particles} data in a batch or more, one a particle, got {len(y)}.")
-
-
-def _check_schedule(model: object, name: str, schedule: Schedule) -> None:
-    """Raise where the model refuses the schedule's first or last value, or has a prior there; change nothing."""
-    before = getattr(model, name)
-    if not isinstance(before, float):
-        raise ValueError(f"{name}: expected a model with a number to schedule, got a prior, {before}.")
-    try:
-        for progress in (0.0, 1.0):
-            setattr(model, name, schedule(progress))
-    finally:
-        setattr(model, name, before)
 
 
 def _best_epoch(history: list[Record]) -> int:

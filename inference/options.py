@@ -17,14 +17,16 @@ from pyro_nas.inference.checkpoint import Checkpoint
 from pyro_nas.inference.result import Record
 from pyro_nas.inference.schedules import Schedule
 
-__all__ = ["FitOptions", "Options"]
+__all__ = ["BATCH_SIZE", "FitOptions", "Options"]
+
+BATCH_SIZE = 128  # data a step, where nobody says
 
 
 class FitOptions(TypedDict, total=False):
     """The options of every fit by name, for editors and type checkers; ``Options`` says what they mean."""
 
     epochs: int
-    batch_size: int
+    batch_size: int | None
     temperature: Schedule | None
     complexity: Schedule | None
     local_reparameterization: bool
@@ -50,7 +52,8 @@ class FitOptions(TypedDict, total=False):
 class Options:
     """What every fit takes.
 
-    ``temperature`` and ``complexity``: schedules (functions of progress from 0 to 1) of the model's τ and λ.
+    ``batch_size``: data a step, by default 128; a DataLoader has its own. ``temperature`` and ``complexity``:
+    schedules (functions of progress from 0 to 1) of the model's τ and λ.
     ``local_reparameterization``: draw linear maps of normal weights at their output. ``particles``: draws a step.
     ``structure_per_example``: draw Γ anew for each datum of a batch, which lowers the variance of the gradient.
     ``enumerate_discrete``: sum over discrete structures exactly. ``patience``: stop after so many epochs without a
@@ -70,7 +73,7 @@ class Options:
     """
 
     epochs: int = 10
-    batch_size: int = 128
+    batch_size: int | None = None
     temperature: Schedule | None = None
     complexity: Schedule | None = None
     local_reparameterization: bool = False
@@ -93,7 +96,8 @@ class Options:
 
     def __post_init__(self) -> None:
         checks.integer("epochs", self.epochs, low=1)
-        checks.integer("batch_size", self.batch_size, low=1)
+        if self.batch_size is not None:
+            checks.integer("batch_size", self.batch_size, low=1)
         checks.integer("particles", self.particles, low=1)
         checks.seed(self.seed)
         if self.patience is not None:

@@ -22,7 +22,9 @@ from pyro_nas.data import Pair, check_pair
 from pyro_nas.evidence.currencies import PyroCallable
 from pyro_nas.evidence.estimator import MAX_ENUMERATED
 from pyro_nas.evidence.sites import Substitute, log_prob_of, sample_sites, support_rows
+from pyro_nas.inference.state import check_held
 from pyro_nas.printing import Printed, Table
+from pyro_nas.random_state import seeded
 from pyro_nas.reading.arviz_export import r_hat
 from pyro_nas.reading.importance import check_unscaled
 from pyro_nas.reading.posterior import each_draw, evaluation_mode
@@ -78,10 +80,11 @@ def nuts(
     """Draw from the posterior p(w, Γ | D) by the No-U-Turn sampler; discrete sites are summed out, then drawn.
 
     ``model`` is any Pyro callable, called as (x, y) with ``data``, which are all data there are. Chains start at draws
-    of the prior. Parameters without a prior stay as they are. Steps cost one run of the model for each value that
+    of the prior. Steps cost one run of the model for each value that
     its discrete sites have together. Chains pass between structures through the weights alone: look at r-hat.
 
-    Raises ValueError where λ is not 1, and for sites neither continuous nor enumerable. Hoffman and Gelman 2014.
+    Raises ValueError where λ is not 1, for sites neither continuous nor enumerable, and for parameters without a prior
+    that are not frozen. Hoffman and Gelman 2014.
     """
     with sampling_of(model, data, draws, warmup, chains, seed) as target:
         runs = [run_chain(target, 1.0, target.prior_draws(1), draws, warmup) for _ in range(chains)]
@@ -184,8 +187,8 @@ class Target:
 def sampling_of(model: PyroCallable, data: Pair, draws: int, warmup: int, chains: int, seed: int) -> Iterator[Target]:
     """Check arguments; within the context the model is in evaluation mode, and the random state starts at the seed.
 
-    Raises TypeError for a model that cannot be called, ValueError for numbers out of range, and what ``check_pair`` and
-    ``Target`` raise.
+    Raises TypeError for a model that cannot be called, ValueError for numbers out of range, and what ``check_pair``,
+    ``check_held`` and ``Target`` raise.
     """
     checks.is_callable("model", model, "a Pyro model")
     checks.integer("draws", draws, low=4, remedy="r-hat and standard errors need as many.")
@@ -194,10 +197,9 @@ def sampling_of(model: PyroCallable, data: Pair, draws: int, warmup: int, chains
     x, y = check_pair("data", data)
     if hasattr(model, "check"):
         model.check(x, y)
-    with evaluation_mode(model), torch.random.fork_rng():
-        torch.manual_seed(checks.seed(seed))
-        with pyro.validation_enabled(False):  # a trial step may leave the support
-            yield Target(model, (x, y))
+    with evaluation_mode(model), seeded(seed), pyro.validation_enabled(False):  # a trial step may leave the support
+        check_held(model, (x, y))
+        yield Target(model, (x, y))
 
 
 def run_chain(

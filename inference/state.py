@@ -14,8 +14,9 @@ from torch import nn
 from pyro_nas.evidence.currencies import PyroCallable, SampleMessage, Sites
 from pyro_nas.evidence.sites import is_structure, local_parameters, sample_sites
 from pyro_nas.inference.stepper import Stepper
+from pyro_nas.random_state import forked
 
-__all__ = ["FitState", "kept_buffers", "named_parameters", "split_parameters"]
+__all__ = ["FitState", "check_held", "kept_buffers", "named_parameters", "split_parameters"]
 
 
 def named_parameters(model: PyroCallable, guide: PyroCallable, args: tuple[object, ...]) -> dict[str, torch.Tensor]:
@@ -38,6 +39,17 @@ def named_parameters(model: PyroCallable, guide: PyroCallable, args: tuple[objec
     return named
 
 
+def check_held(model: PyroCallable, args: tuple[object, ...]) -> None:
+    """Raise ValueError where a procedure that moves latent sites alone would hold parameters that a fit learns."""
+    with forked(), poutine.block():
+        held = list(named_parameters(model, lambda *_: None, args))
+    if held:
+        raise ValueError(
+            f"model: expected no parameters without a prior, which would be held where they are, got {held}. Learn "
+            "them by svi.fit and freeze them, model.requires_grad_(False), or give them none to learn: learn=False."
+        )
+
+
 def split_parameters(
     guide: PyroCallable, args: tuple[object, ...], named: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -46,7 +58,7 @@ def split_parameters(
     Raises ValueError where the guide has no parameters of structure or of weights, or some that serve both.
     """
     reached = _reached(sample_sites(guide, args), named, structure=True)
-    with torch.random.fork_rng(), _DetachedStructure():  # weights may depend on Γ, and so on all that Γ depends on
+    with forked(), _DetachedStructure():  # weights may depend on Γ, and so on all that Γ depends on
         shared = reached & _reached(sample_sites(guide, args), named, structure=False)
     only_weights = set(named) - reached
     if not reached:

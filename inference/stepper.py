@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
+from pyro.optim import PyroOptim
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -22,6 +24,7 @@ from pyro_nas.graph.memory import keep_heap
 from pyro_nas.inference.options import Options
 
 __all__ = [
+    "BatchWeight",
     "NonFiniteLoss",
     "OptimizerFactory",
     "SchedulerFactory",
@@ -35,6 +38,7 @@ __all__ = [
 
 OptimizerFactory = Callable[[list[torch.Tensor]], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
+BatchWeight = Callable[[torch.Tensor], float]  # of the y of a batch: with mean 1 over an epoch
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -95,6 +99,8 @@ def delayed(fraction: float = 0.3) -> SchedulerFactory:
 class Stepper:
     """Ascend 𝔏(λ)/N in ``parameters``; called with a step's number and batch, returns the terms before the step.
 
+    ``weight`` is that of a batch among those of an epoch, ``Batches.weight``: by default all have the same.
+
     Raises NonFiniteLoss, before anything is changed, where the loss or a gradient is not finite; ValueError where the
     evidence depends on no parameter; when made, TypeError for what is no factory of an optimizer.
     """
@@ -108,13 +114,13 @@ class Stepper:
         optimizer: OptimizerFactory,
         scheduler: SchedulerFactory | None,
         options: Options,
+        weight: BatchWeight = lambda y: 1.0,
     ):
-        self.evidence, self.parameters, self.num_data = evidence, parameters, num_data
+        self.evidence, self.parameters, self.num_data, self.weight = evidence, parameters, num_data, weight
         self.values = list(parameters.values())
-        self.optimizer = checks.is_callable("optimizer", optimizer, "a function of a list of parameters")(self.values)
-        if not isinstance(self.optimizer, Optimizer):
-            raise TypeError(f"optimizer: expected a torch optimizer, got {checks.describe(self.optimizer)}.")
-        self.scheduler = None if scheduler is None else scheduler(self.optimizer, steps)
+        self.optimizer = _optimizer(optimizer, self.values)
+        self.scheduler = None if scheduler is None else _scheduler(scheduler, self.optimizer, steps)
+        self.made_by = {"optimizer": optimizer, "scheduler": scheduler}
         self.options = options
         keep_heap()
 
@@ -123,12 +129,16 @@ class Stepper:
         for value in self.values:
             value.grad = None
         terms = self.terms(x, y)
-        loss = -terms.surrogate / self.num_data
+        loss = self.loss(terms, y)
         if not loss.requires_grad:
             raise ValueError("guide: expected parameters that the evidence depends on, got none.")
         loss.backward(inputs=self.values)
         self.update(step, terms, loss)
         return terms
+
+    def loss(self, terms: Terms, y: torch.Tensor) -> torch.Tensor:
+        """Return what a step descends on a batch, −𝔏(λ)/N times the batch's weight, a scalar."""
+        return -terms.surrogate * self.weight(y) / self.num_data
 
     def update(self, step: int, terms: Terms, loss: torch.Tensor) -> None:
         """Move the parameters along their gradients; raise NonFiniteLoss where those or the loss are not finite."""
@@ -180,3 +190,48 @@ class Stepper:
             f"step {step}: the loss or its gradient is not finite at {', '.join(bad)}. Model and guide are as after "
             "the last whole epoch. Lower the learning rate, or set max_gradient_norm."
         )
+
+
+def _optimizer(make: OptimizerFactory, parameters: list[torch.Tensor]) -> Optimizer:
+    """Return the optimizer of these parameters; raise where it cannot step without more, or would move others."""
+    what = "a function of a list of parameters, such as functools.partial(torch.optim.Adam, lr=0.01)"
+    if isinstance(make, (Optimizer, PyroOptim)) or not callable(make):
+        raise TypeError(f"optimizer: expected {what}, got {checks.describe(make)}.")
+    made = make(parameters)
+    if not isinstance(made, Optimizer):
+        raise TypeError(f"optimizer: expected a torch optimizer, got {checks.describe(made)}. Pass {what}.")
+    closure = inspect.signature(made.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"optimizer: expected one that steps along a gradient, got {type(made).__name__}, which evaluates the loss "
+            "anew: its draws would be others. Use adam(), or inference.laplace_approximation for a mode."
+        )
+    given = {id(value) for value in parameters}
+    moved = {id(value) for group in made.param_groups for value in group["params"]}
+    if not moved <= given:
+        raise ValueError("optimizer: expected one of the parameters that it is given, got one of others.")
+    return made
+
+
+def _scheduler(make: SchedulerFactory, optimizer: Optimizer, steps: int) -> LRScheduler:
+    """Return the schedule of an optimizer; raise where it is no function of the steps alone."""
+    what = "a function of the optimizer and the number of steps, such as one_cycle(0.1)"
+    if isinstance(make, (LRScheduler, PyroOptim)) or not callable(make):
+        raise TypeError(f"scheduler: expected {what}, got {checks.describe(make)}.")
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
+    if make is not plateau and isinstance(make, type) and issubclass(make, LRScheduler):
+        second = list(inspect.signature(make).parameters)[1]
+        if second != "T_max":
+            raise TypeError(
+                f"scheduler: expected {what}, got the class {make.__name__}, which would take the number of steps for "
+                f"its {second}. Pass lambda optimizer, steps: {make.__name__}(optimizer, {second}=…)."
+            )
+    made = None if make is plateau else make(optimizer, steps)
+    if make is plateau or isinstance(made, plateau):
+        raise TypeError(
+            f"scheduler: expected {what}, got ReduceLROnPlateau, which follows a loss. Stop by patience, or lower the "
+            "rate by cosine()."
+        )
+    if not isinstance(made, LRScheduler):
+        raise TypeError(f"scheduler: expected one that returns a schedule of torch, got {checks.describe(made)}.")
+    return made

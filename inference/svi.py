@@ -32,6 +32,6 @@ def fit(
 
     Raises ValueError or TypeError before the first step for bad input, NonFiniteLoss during it. Hoffman et al. 2013.
     """
-    with Session(model, guide, train, valid, Options.of(options)) as session:
+    with Session(model, guide, train, valid, Options.of(options), {"fit": "svi"}) as session:
         main = session.stepper(list(session.named), optimizer or adam(), scheduler)
         return session.run({"all": main}, lambda step, batch: main(step, *batch))

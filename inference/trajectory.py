@@ -13,8 +13,9 @@ from itertools import chain, repeat
 import torch
 
 from pyro_nas import checks
-from pyro_nas.data import Batches, Pair, check_pair
+from pyro_nas.data import Pair, check_pair
 from pyro_nas.evidence.currencies import Draws, PyroCallable
+from pyro_nas.inference.batches import Batches
 from pyro_nas.inference.laplace_approximation import LogDensity, linearised
 from pyro_nas.inference.result import Fit, Record
 from pyro_nas.inference.stepper import NonFiniteLoss

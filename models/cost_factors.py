@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Self
 
 import pyro
@@ -17,20 +16,23 @@ from torch import nn
 from pyro_nas import checks
 from pyro_nas.evidence.terms import COST
 from pyro_nas.graph.costs import CostTable
+from pyro_nas.graph.repulsion import Repulsion
 from pyro_nas.graph.space import Choices, Structure
 
 __all__ = ["Additive", "Cost", "Multiplicative", "additive", "multiplicative"]
 
 
 class Cost(nn.Module):
-    """Abstract: what C(Γ) does to the joint law; raises TypeError for a table that is no ``CostTable``."""
+    """Abstract: what C(Γ) does to the joint law; raises TypeError for a table of another kind."""
 
-    def __init__(self, table: CostTable):
+    kinds: tuple[type[CostTable | Repulsion], ...] = (CostTable, Repulsion)
+
+    def __init__(self, table: CostTable | Repulsion):
         super().__init__()
-        if not isinstance(table, CostTable):
+        if not isinstance(table, self.kinds):
             raise TypeError(
-                f"table: expected a CostTable, got {checks.describe(table)}. Call"
-                " pyro_nas.graph.costs.measure(space, x)."
+                f"table: expected a {', or a '.join(kind.__name__ for kind in self.kinds)}, got "
+                f"{checks.describe(table)}. Call pyro_nas.graph.costs.measure(space, x)."
             )
         self.table = table
 
@@ -41,7 +43,7 @@ class Cost(nn.Module):
     def check(self, choices: Mapping[str, Choices]) -> None:
         """Raise ValueError where the table is not one of these choices."""
         expected = {site: group.shape for site, group in choices.items()}
-        shapes = {site: tuple(table.shape) for site, table in self.table.tables.items()}
+        shapes = self.table.shapes
         if not expected or shapes != expected:
             raise ValueError(
                 f"cost: expected a space with choices and a table of their shapes, {expected}, got one of {shapes}. "
@@ -53,8 +55,7 @@ class Cost(nn.Module):
         return self.table(structure).to(next(iter(structure.values())).dtype)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        tables = {site: table.to(fn(torch.zeros(())).device) for site, table in self.table.tables.items()}
-        self.table = replace(self.table, tables=tables)  # moved with the model, but never rounded
+        self.table = self.table.to(fn(torch.zeros(())).device)  # moved with the model, but never rounded
         super()._apply(fn, recurse)
         return self
 
@@ -62,7 +63,7 @@ class Cost(nn.Module):
 class Additive(Cost):
     """The factor exp(−strength · C(Γ)), at the site "cost"; raises ValueError for a strength below 0."""
 
-    def __init__(self, table: CostTable, strength: float):
+    def __init__(self, table: CostTable | Repulsion, strength: float):
         super().__init__(table)
         self.strength = checks.number("strength", strength, low=0, remedy="A higher cost is to be less probable.")
 
@@ -75,6 +76,9 @@ class Additive(Cost):
 
 class Multiplicative(Cost):
     """The likelihood to the power α log(C(Γ))^β; raises ValueError for α not above 0 or β below 0."""
+
+    kinds = (CostTable,)  # a repulsion is 0 at most structures
+    table: CostTable
 
     def __init__(self, table: CostTable, alpha: float, beta: float):
         super().__init__(table)
@@ -99,7 +103,7 @@ class Multiplicative(Cost):
             )
 
 
-def additive(table: CostTable, strength: float = 1.0) -> Cost:
+def additive(table: CostTable | Repulsion, strength: float = 1.0) -> Cost:
     """p(Γ) ∝ p₀(Γ) exp(−strength · C(Γ)): the evidence is E log-lik − λ (KL(q ‖ p₀) + strength · E C(Γ)).
 
     ``strength`` is in nats per unit of the table, and inside λ's scale: λ weighs everything but the likelihood. Where

@@ -1,7 +1,8 @@
 """Distributions on structures: relaxed and hard, with the Kullback–Leibler divergences that Pyro lacks.
 
-Relaxed draws are made in log space, so that every temperature is safe; the divergence of two relaxed categoricals of
-one temperature is computed to machine precision, not from one draw.
+Draws near a vertex are made in log space, and keep their logarithm (or logit), at which a density is evaluated: of the
+numbers themselves rounding leaves 0 and 1. The divergence of two relaxed categoricals of one temperature is computed to
+machine precision, not from one draw.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ import math
 from typing import TypeAlias
 
 import torch
+from pyro import distributions
 from pyro.distributions import Bernoulli
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch.distributions import constraints, register_kl
 from torch.nn.functional import log_softmax, logsigmoid, one_hot, softmax, softplus
 
+from pyro_nas.models.temperatures import Temperature, log_temperature, same_temperature
+
 __all__ = [
     "NODES",
     "NO_SHAPE",
+    "Dirichlet",
     "GumbelSoftmax",
-    "LogInterval",
     "RelaxedBernoulli",
     "Shape",
     "StraightThrough",
@@ -27,14 +31,60 @@ __all__ = [
 ]
 
 NODES = 256
+SPARSE = 0.3
 Shape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
 NO_SHAPE = torch.Size()
+
+
+def _rounded(value: torch.Tensor, unrounded: torch.Tensor) -> torch.Tensor:
+    """Return a draw, of any shape, that keeps its logarithm or logit, of that shape."""
+    vars(value)["unrounded"] = unrounded
+    return value
+
+
+def _unrounded(value: torch.Tensor) -> torch.Tensor | None:
+    """Return the logarithm or logit that a draw keeps, of its shape; None of other tensors, its copies among them."""
+    return vars(value).get("unrounded")
+
+
+def _log(value: torch.Tensor) -> torch.Tensor:
+    """Return log γ of shape (…, K); a γ that is no draw of ours counts as the smallest normal number, or more."""
+    kept = _unrounded(value)
+    return value.clamp_min(torch.finfo(value.dtype).tiny).log() if kept is None else kept
+
+
+class Dirichlet(distributions.Dirichlet):
+    """The Dirichlet law on the simplex, (…, K), right also where concentrations are small.
+
+    Where one is below ``SPARSE``, log γ = log softmax (log G_k), log G_k = log Gamma(α_k + 1) − E_k / α_k, E_k standard
+    exponential, which is log γ of Dirichlet(α) (Marsaglia and Tsang 2000, §6). torch's draws in single precision are
+    1e-38 or more: of α about .01 densities are another law's there (E_q p/q = .7 of two laws, not 1), of α about .001
+    the moments too. For larger concentrations they are right, and their gradients vary less.
+    """
+
+    def rsample(self, sample_shape: Shape = NO_SHAPE) -> torch.Tensor:
+        """Draw γ."""
+        if bool((self.concentration >= SPARSE).all()):
+            dense: torch.Tensor = super().rsample(sample_shape)
+            return dense
+        concentration = self.concentration.expand(self._extended_shape(sample_shape))
+        log_gamma = torch.distributions.Gamma(concentration + 1, 1.0, validate_args=False).rsample().log()
+        noise = torch.empty_like(concentration, memory_format=torch.contiguous_format).exponential_()
+        log_value = log_softmax(log_gamma - noise / concentration, -1)
+        return _rounded(log_value.exp(), log_value)
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the log-density at γ: log Γ(Σ α) − Σ log Γ(α_k) + Σ (α_k − 1) log γ_k, shape (…)."""
+        alpha = self.concentration
+        terms = ((alpha - 1) * _log(value)).sum(-1)
+        log_density: torch.Tensor = terms + torch.lgamma(alpha.sum(-1)) - torch.lgamma(alpha).sum(-1)
+        return log_density
 
 
 class GumbelSoftmax(TorchDistribution):
     """The Gumbel-Softmax (Concrete) law on the simplex: γ = softmax((log s + G) / τ), G standard Gumbel.
 
-    ``logits`` log s: shape (…, K), ``temperature`` τ > 0. P(argmax γ = l) = s_l / Σ s at every τ.
+    ``logits`` log s: shape (…, K), ``temperature`` τ > 0: a number or a tensor (). P(argmax γ = l) = s_l / Σ s.
     Jang, Gu and Poole 2016; Maddison, Mnih and Teh 2016.
     """
 
@@ -42,8 +92,8 @@ class GumbelSoftmax(TorchDistribution):
     support: constraints.Constraint = constraints.simplex
     has_rsample = True
 
-    def __init__(self, temperature: float, logits: torch.Tensor, validate_args: bool | None = None):
-        self.temperature, self.logits = temperature, logits
+    def __init__(self, temperature: Temperature, logits: torch.Tensor, validate_args: bool | None = None):
+        self.temperature, self.logits, self._log_temperature = temperature, logits, log_temperature(temperature)
         super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Shape, _instance: object = None) -> GumbelSoftmax:
@@ -62,7 +112,8 @@ class GumbelSoftmax(TorchDistribution):
 
     def rsample(self, sample_shape: Shape = NO_SHAPE) -> torch.Tensor:
         """Draw γ."""
-        return self.rsample_log(sample_shape).exp()
+        log_value = self.rsample_log(sample_shape)
+        return _rounded(log_value.exp(), log_value)
 
     def log_prob_of_log(self, log_value: torch.Tensor) -> torch.Tensor:
         """Return the log-density on the simplex at log γ, shape (…).
@@ -71,12 +122,12 @@ class GumbelSoftmax(TorchDistribution):
         """
         size = self.logits.shape[-1]
         score = self.logits - self.temperature * log_value
-        constant = math.lgamma(size) + (size - 1) * math.log(self.temperature)
+        constant = math.lgamma(size) + (size - 1) * self._log_temperature
         return constant + score.sum(-1) - size * score.logsumexp(-1) - log_value.sum(-1)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        """Return the log-density at γ; a γ that underflowed counts as the smallest normal number."""
-        return self.log_prob_of_log(value.clamp_min(torch.finfo(value.dtype).tiny).log())
+        """Return the log-density at γ."""
+        return self.log_prob_of_log(_log(value))
 
 
 class StraightThrough(GumbelSoftmax):
@@ -110,8 +161,8 @@ class RelaxedBernoulli(TorchDistribution):
     support = constraints.unit_interval
     has_rsample = True
 
-    def __init__(self, temperature: float, logits: torch.Tensor, validate_args: bool | None = None):
-        self.temperature, self.logits = temperature, logits
+    def __init__(self, temperature: Temperature, logits: torch.Tensor, validate_args: bool | None = None):
+        self.temperature, self.logits, self._log_temperature = temperature, logits, log_temperature(temperature)
         super().__init__(logits.shape, torch.Size(), validate_args=validate_args)
 
     def expand(self, batch_shape: Shape, _instance: object = None) -> RelaxedBernoulli:
@@ -130,79 +181,19 @@ class RelaxedBernoulli(TorchDistribution):
 
     def rsample(self, sample_shape: Shape = NO_SHAPE) -> torch.Tensor:
         """Draw γ."""
-        return torch.sigmoid(self.rsample_logit(sample_shape))
+        logit = self.rsample_logit(sample_shape)
+        return _rounded(torch.sigmoid(logit), logit)
 
     def log_prob_of_logit(self, value: torch.Tensor) -> torch.Tensor:
         """Return the log-density on (0, 1) at the logit of γ: that of the logit plus log-Jacobian."""
         score = self.logits - self.temperature * value
-        of_logit = math.log(self.temperature) + logsigmoid(score) + logsigmoid(-score)
+        of_logit = self._log_temperature + logsigmoid(score) + logsigmoid(-score)
         return of_logit - logsigmoid(value) - logsigmoid(-value)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        """Return the log-density at γ; a γ that rounded to 0 or 1 counts as the nearest number between."""
-        info = torch.finfo(value.dtype)
-        return self.log_prob_of_logit(torch.logit(value.clamp(info.tiny, 1 - info.eps)))
-
-
-class LogInterval(TorchDistribution):
-    """λ on [low, high] with the quantile function log λ = log low + t log(high/low), t = (1−e) u + e sin²(πu/2).
-
-    ``ends`` e = 0 is the log-uniform law, e = 1 the arcsine law of log λ. ``low`` and ``high``: scalars above 0.
-    """
-
-    arg_constraints = {"low": constraints.positive, "high": constraints.positive}  # noqa: RUF012
-    has_rsample = True
-
-    def __init__(self, low: torch.Tensor, high: torch.Tensor, ends: float = 0.0):
-        self.low, self.high, self.ends = low, high, ends
-        super().__init__(low.shape, validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """The interval."""
-        return constraints.interval(self.low, self.high)
-
-    def expand(self, batch_shape: Shape, _instance: object = None) -> LogInterval:
-        """Return the same law with another batch shape."""
-        return type(self)(self.low.expand(batch_shape), self.high.expand(batch_shape), self.ends)
-
-    def rsample(self, sample_shape: Shape = NO_SHAPE) -> torch.Tensor:
-        """Draw λ."""
-        place = torch.rand(self._extended_shape(sample_shape), dtype=self.low.dtype, device=self.low.device)
-        return self.icdf(place)
-
-    def _place(self, u: torch.Tensor) -> torch.Tensor:
-        return (1 - self.ends) * u + self.ends * torch.sin(0.5 * math.pi * u).square()
-
-    def icdf(self, value: torch.Tensor) -> torch.Tensor:
-        """Return the quantile."""
-        return (self.low.log() + (self.high / self.low).log() * self._place(value)).exp()
-
-    def cdf(self, value: torch.Tensor) -> torch.Tensor:
-        """Return the probability of at most ``value``, by bisection."""
-        place = ((value / self.low).log() / (self.high / self.low).log()).clamp(0, 1)
-        low, high = torch.zeros_like(place), torch.ones_like(place)
-        for _ in range(60):
-            middle = 0.5 * (low + high)
-            below = self._place(middle) < place
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return 0.5 * (low + high)
-
-    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        """Return the log-density; the arcsine law has it no higher than a step inside its ends."""
-        u = self.cdf(value).clamp(1e-4, 1 - 1e-4)
-        slope = (1 - self.ends) + self.ends * 0.5 * math.pi * torch.sin(math.pi * u)
-        log_density = -slope.log() - ((self.high / self.low).log() * value).log()
-        inside = (value >= self.low * (1 - 1e-6)) & (value <= self.high * (1 + 1e-6))
-        return log_density.where(inside, -torch.inf)
-
-
-@register_kl(LogInterval, LogInterval)
-def _kl_log_interval(q: LogInterval, p: LogInterval) -> torch.Tensor:
-    same = (torch.equal(*torch.broadcast_tensors(*ends)) for ends in ((q.low, p.low), (q.high, p.high)))
-    if q.ends != p.ends or not all(same):
-        raise NotImplementedError
-    return torch.zeros_like(q.low)
+        """Return the log-density at γ; one that is no draw of ours counts as the nearest number within (0, 1)."""
+        info, kept = torch.finfo(value.dtype), _unrounded(value)
+        return self.log_prob_of_logit(torch.logit(value.clamp(info.tiny, 1 - info.eps)) if kept is None else kept)
 
 
 @register_kl(Bernoulli, Bernoulli)
@@ -236,7 +227,7 @@ def relaxed_divergence(logits: torch.Tensor, prior_logits: torch.Tensor) -> torc
 
 @register_kl(GumbelSoftmax, GumbelSoftmax)
 def _kl_relaxed(q: GumbelSoftmax, p: GumbelSoftmax) -> torch.Tensor:
-    if q.temperature == p.temperature:
+    if same_temperature(q.temperature, p.temperature):
         return relaxed_divergence(q.logits, p.logits)
     draw = q.rsample_log()
     return q.log_prob_of_log(draw) - p.log_prob_of_log(draw)
@@ -250,7 +241,7 @@ def _kl_hard(q: StraightThrough, p: StraightThrough) -> torch.Tensor:
 
 @register_kl(RelaxedBernoulli, RelaxedBernoulli)
 def _kl_relaxed_bernoulli(q: RelaxedBernoulli, p: RelaxedBernoulli) -> torch.Tensor:
-    if q.temperature == p.temperature:
+    if same_temperature(q.temperature, p.temperature):
         pairs = [torch.stack([law.logits, torch.zeros_like(law.logits)], -1) for law in (q, p)]
         return relaxed_divergence(*pairs)
     draw = q.rsample_logit()

@@ -23,6 +23,7 @@ from pyro_nas.models.guides import Guide, key_of
 from pyro_nas.models.latents import is_real
 from pyro_nas.models.model import Model
 from pyro_nas.models.splines import Shrinkage, b_splines
+from pyro_nas.random_state import forked, seeded
 
 __all__ = ["Hypernetwork", "Linear", "LowRank", "Spline", "combine"]
 
@@ -211,8 +212,8 @@ class Spline(Hypernetwork):
         prior = self.model.weights
         if isinstance(prior, nn.Module) and any(parameter.requires_grad for parameter in prior.parameters()):
             return {}
-        with torch.no_grad(), torch.random.fork_rng(), poutine.block():
-            runs = [sample_sites(self.model.weights, ()) if self.model.packing.size else {} for _ in range(2)]
+        with torch.no_grad(), forked(), poutine.block():
+            runs = [sample_sites(self.model.weights, ()) for _ in range(2)]
         precisions = {}
         for site, latent in guide.latents.items():
             if f"log_scale/{key_of(site)}" not in self._names or not is_real(latent):
@@ -233,8 +234,7 @@ def _range(model: Model) -> tuple[float, float]:
     """
     law = model.complexity
     assert not isinstance(law, float)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded(0):
         candidates = [torch.stack(law.sample((10_000,)).aminmax())]
     for tail in (1e-4, 0.0):
         with suppress(NotImplementedError):

@@ -15,6 +15,7 @@ from torch.distributions.utils import lazy_property
 from torch.nn.functional import cross_entropy
 
 from pyro_nas import checks
+from pyro_nas.data import check_labels
 from pyro_nas.models.distributions import Shape
 
 __all__ = ["Bernoulli", "Categorical", "ClassIndex", "Gaussian", "Likelihood", "bernoulli", "categorical", "gaussian"]
@@ -99,18 +100,7 @@ class Categorical(Likelihood):
         """
         if outputs.dim() != 2 or outputs.shape[1] < 2:
             raise ValueError(f"space: expected outputs of shape (batch, classes), got {tuple(outputs.shape)}.")
-        if y.dim() != 1:
-            raise ValueError(
-                f"y: expected class indices of shape (batch,), got {checks.describe(y)}. Squeeze it or take its argmax."
-            )
-        if y.is_floating_point() or y.dtype == torch.bool or y.is_complex():
-            raise TypeError(f"y: expected integer class indices, got {checks.describe(y)}. Call y.long().")
-        classes = outputs.shape[1]
-        if int(y.min()) < 0 or int(y.max()) >= classes:
-            raise ValueError(
-                f"y: expected class indices from 0 to {classes - 1}, the network's outputs, "
-                f"got values from {int(y.min())} to {int(y.max())}."
-            )
+        check_labels("y", y, outputs.shape[1])
 
 
 class Gaussian(Likelihood):

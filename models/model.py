@@ -16,7 +16,6 @@ from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistribution, TorchDistributionMixin
 from pyro.poutine.indep_messenger import IndepMessenger
 from torch import nn
-from torch.func import functional_call
 
 from pyro_nas import checks
 from pyro_nas.data import Inputs
@@ -24,14 +23,15 @@ from pyro_nas.evidence.currencies import SpaceModel
 from pyro_nas.evidence.packing import Packing
 from pyro_nas.evidence.particles import Dealt, run_particles
 from pyro_nas.evidence.sites import COMPLEXITY, sample_sites, transformed
-from pyro_nas.graph.network import Network
+from pyro_nas.graph.network import Network, running
 from pyro_nas.graph.space import Choices, Space
 from pyro_nas.models.cost_factors import Cost
-from pyro_nas.models.latents import Latent
+from pyro_nas.models.latents import Latent, laid_out
 from pyro_nas.models.likelihoods import Likelihood, categorical
 from pyro_nas.models.priors import WeightPrior, fan_in, normal
 from pyro_nas.models.structures import StructurePrior, check_temperature, gumbel_softmax
 from pyro_nas.printing import Printed, Table
+from pyro_nas.random_state import check_thread, forked
 
 __all__ = ["Model"]
 
@@ -43,8 +43,9 @@ class Model(Printed, SpaceModel):
     of temperature 1, ``likelihood`` the law of y given the outputs, by default categorical,
     ``num_data`` the number N of data: a batch of n counts N/n times. ``complexity`` is λ > 0, or its prior: then λ is
     the site "complexity". ``point_estimates`` are patterns (fnmatch) of parameters without a prior; those of batch
-    normalisation never have one. ``cost``, one of models.cost_factors, is what Γ pays. Sites: "weights"
-    (or what the prior draws) and the space's structure sites.
+    normalisation never have one, and those that come frozen, without ``requires_grad``, are constants. ``cost``, one of
+    models.cost_factors, is what Γ pays. Sites: "weights" (or what the prior draws) and the space's structure sites.
+    The network is a copy of the modules that the factories give.
 
     ``temperature`` and ``complexity`` may be changed between steps.
 
@@ -67,18 +68,19 @@ class Model(Printed, SpaceModel):
         cost: Cost | None = None,
     ):
         super().__init__()
-        if not isinstance(space, Space):
-            raise TypeError(f"space: expected a Space, got {checks.describe(space)}.")
-        if structure is not None and not isinstance(structure, StructurePrior):
-            raise TypeError(f"structure: expected a prior of models.structures, got {checks.describe(structure)}.")
-        if likelihood is not None and not isinstance(likelihood, Likelihood):
-            raise TypeError(f"likelihood: expected one of models.likelihoods, got {checks.describe(likelihood)}.")
-        if cost is not None and not isinstance(cost, Cost):
-            raise TypeError(f"cost: expected one of models.cost_factors, got {checks.describe(cost)}.")
+        check_thread()  # a network draws its first weights
+        for name, value, kind, what in (
+            ("space", space, Space, "a Space"),
+            ("structure", structure, StructurePrior, "a prior of models.structures, such as gumbel_softmax()"),
+            ("likelihood", likelihood, Likelihood, "one of models.likelihoods, such as gaussian()"),
+            ("cost", cost, Cost, "one of models.cost_factors"),
+        ):
+            if not isinstance(value, kind) and (value is not None or name == "space"):
+                raise TypeError(f"{name}: expected {what}, got {checks.describe(value)}.")
         if isinstance(point_estimates, str):
             raise TypeError(f"point_estimates: expected a list of patterns, got {point_estimates!r}. Put it in a list.")
         self.space, self.num_data = space, checks.integer("num_data", num_data, low=1)
-        self.network = Network(space)
+        self.network = Network(space).copied()
         self.likelihood = likelihood if likelihood is not None else categorical()
         self.structure_prior = structure if structure is not None else gumbel_softmax()
         self.choices: dict[str, Choices] = space.choices()
@@ -89,23 +91,15 @@ class Model(Printed, SpaceModel):
         self._complexity: float | TorchDistribution = 1.0
         self.complexity = complexity
         self._register_structure()
-        bayesian = {name: p for name, p in self.network.named_parameters() if not self._is_point(name, point_estimates)}
-        for parameter in bayesian.values():
-            parameter.requires_grad_(False)
-        unmatched = [p for p in point_estimates if not any(fnmatch(n, p) for n, _ in self.network.named_parameters())]
-        if unmatched:
-            names = [name for name, _ in self.network.named_parameters()]
-            raise ValueError(f"point_estimates: expected patterns that match parameters of {names}, got {unmatched}.")
-        self._tied = len(list(self.network.named_parameters(remove_duplicate=False))) > len(
-            list(self.network.named_parameters())
-        )
+        points = self._points(point_estimates)
+        trained = {n: p for n, p in self.network.named_parameters() if p.requires_grad and p not in points}
+        bayesian = {name: parameter.requires_grad_(False) for name, parameter in trained.items()}
         self.packing = Packing.of(bayesian)
         self._shapes = {**self.packing.shapes, **{site: torch.Size(c.shape) for site, c in self.choices.items()}}
         self._batches = not self.network.keeps_statistics() and (
             self.structure_prior.reparameterised or not self.choices
         )
-        weights = normal(fan_in()) if weights is None else checks.is_callable("weights", weights, "a weight prior")
-        self.weights = weights(self.packing)
+        self.weights = laid_out(normal(fan_in()) if weights is None else weights, self.packing)
 
     def table(self) -> Table:
         """Return what the model is made of."""
@@ -151,15 +145,13 @@ class Model(Printed, SpaceModel):
         """
         with poutine.scale(scale=self.draw_complexity()):
             structure = {site: pyro.sample(site, self.structure_law(site)) for site in self.choices}
-            weights = self.weights() if self.packing.size else {}
+            weights = self.weights()
             weight = 1.0 if self.cost is None else self.cost(structure)  # of the likelihood
         # a structure may have an axis of its own for the data: one γ an example
         if any(v.dim() > len(self._shapes[n]) + (n in structure) for n, v in (*weights.items(), *structure.items())):
-            outputs = run_particles(
-                self.network, weights, structure, x, self._shapes, batched=self._batches, tie_weights=self._tied
-            )
+            outputs = run_particles(self.network, weights, structure, x, self._shapes, batched=self._batches)
         else:
-            outputs = functional_call(self.network, weights, x, {"structure": structure}, tie_weights=self._tied)
+            outputs = self.network.with_weights(weights, x, structure)
         size = (x[0] if isinstance(x, tuple) else x).shape[isinstance(x, Dealt)]
         weight = weight * (self.num_data / size)
         with IndepMessenger("data", size, dim=-1), poutine.scale(scale=weight):  # a plate, not subsampled
@@ -192,7 +184,7 @@ class Model(Printed, SpaceModel):
         """Return the latent sites of the weight prior with initial values: the network's own initialisation."""
         if not self.packing.size:
             return {}
-        with poutine.block(), torch.random.fork_rng():
+        with poutine.block(), forked():
             nodes = sample_sites(self.weights, ())
         named = {name: dict(self.network.named_parameters())[name].detach() for name in self.packing.names}
         latents = {}
@@ -210,25 +202,33 @@ class Model(Printed, SpaceModel):
             latents[site] = Latent((initial if inside else value.detach()).clone(), support)
         return latents
 
-    def check(self, x: Inputs, y: torch.Tensor) -> None:
-        """Raise ValueError where the network cannot run on x with every primitive; of y, what the likelihood raises."""
+    def check(self, x: Inputs, y: torch.Tensor) -> torch.Tensor:
+        """Return the outputs on the first two of x, (2, features), by every primitive, of weights as they are.
+
+        Raises ValueError where the network cannot run on x, and of y what the likelihood raises.
+        """
         few = tuple(part[:2] for part in x) if isinstance(x, tuple) else x[:2]
         was_training = self.training
         structure = {site: torch.full(choices.shape, 0.5, device=y.device) for site, choices in self.choices.items()}
         self.eval()
         try:
-            with torch.no_grad():
-                outputs = functional_call(self.network, {}, few, {"structure": structure})
-        except RuntimeError as error:
-            shape = [tuple(part.shape) for part in few] if isinstance(few, tuple) else tuple(few.shape)
-            raise ValueError(f"x: the network cannot run on inputs of shape {shape}: {error}") from error
+            with torch.no_grad(), running(self.network, few if isinstance(few, tuple) else (few,)):
+                outputs = self.network.with_weights({}, few, structure)
         finally:
             self.train(was_training)
         self.likelihood.check(outputs, y)
+        return outputs
 
-    def _is_point(self, name: str, patterns: Sequence[str]) -> bool:
-        owner = self.network.get_submodule(name.rpartition(".")[0])
-        return isinstance(owner, nn.modules.batchnorm._BatchNorm) or any(fnmatch(name, pattern) for pattern in patterns)
+    def _points(self, patterns: Sequence[str]) -> set[nn.Parameter]:
+        """Return the parameters without a prior: of batch normalisation, and those of which a name matches."""
+        every = dict(self.network.named_parameters(remove_duplicate=False))
+        if missed := [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in every)]:
+            raise ValueError(f"point_estimates: expected patterns that match parameters of {[*every]}, got {missed}.")
+        norms = (part for part in self.network.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm))
+        matched = {
+            parameter for name, parameter in every.items() if any(fnmatch(name, pattern) for pattern in patterns)
+        }
+        return matched.union(*(part.parameters() for part in norms))
 
     def _register_structure(self) -> None:
         for site, choices in self.choices.items():

@@ -20,11 +20,12 @@ from torch import nn
 
 from pyro_nas import checks
 from pyro_nas.evidence.packing import Packing
-from pyro_nas.models.distributions import LogInterval
+from pyro_nas.models.log_interval import LogInterval
 from pyro_nas.models.normals import FixedNormal
 
 __all__ = [
     "Draw",
+    "Each",
     "FanIn",
     "LocationScale",
     "RelevanceDetermination",
@@ -125,19 +126,24 @@ def group_numbers(shape: torch.Size, per: str) -> torch.Tensor:
     return torch.arange(shape[1]).view(1, -1, *[1] * (len(shape) - 2)).expand(shape)
 
 
-def _each(packing: Packing, make: Callable[[str, torch.Size], TorchDistribution]) -> Draw:
-    def draw() -> dict[str, torch.Tensor]:
-        return {name: pyro.sample(f"weights.{name}", make(name, shape)) for name, shape in packing.shapes.items()}
+class Each:
+    """w_name ~ make(name, shape), one site a tensor; raises ValueError for a law of another event shape."""
 
-    for name, shape in packing.shapes.items():
-        with pyro.poutine.block():
-            law = make(name, shape)
-        if not isinstance(law, torch.distributions.Distribution) or law.batch_shape or law.event_shape != shape:
-            raise ValueError(
-                f"make: expected for {name!r} a distribution of event shape {tuple(shape)}, got {law}. "
-                "Call .expand(shape).to_event(len(shape)) on it."
-            )
-    return draw
+    def __init__(self, packing: Packing, make: Callable[[str, torch.Size], TorchDistribution]):
+        self.packing, self.make = packing, make
+        for name, shape in packing.shapes.items():
+            with pyro.poutine.block():
+                law = make(name, shape)
+            if not isinstance(law, torch.distributions.Distribution) or law.batch_shape or law.event_shape != shape:
+                raise ValueError(
+                    f"make: expected for {name!r} a distribution of event shape {tuple(shape)}, got {law}. "
+                    "Call .expand(shape).to_event(len(shape)) on it."
+                )
+
+    def __call__(self) -> dict[str, torch.Tensor]:
+        """Draw the weights by name."""
+        shapes = self.packing.shapes.items()
+        return {name: pyro.sample(f"weights.{name}", self.make(name, shape)) for name, shape in shapes}
 
 
 def normal(scale: Scale = 1.0) -> WeightPrior:
@@ -172,7 +178,7 @@ def each(make: Callable[[str, torch.Size], TorchDistribution]) -> WeightPrior:
     Raises TypeError where ``make`` cannot be called and, in the model, ValueError for a law of another shape.
     """
     checks.is_callable("make", make, "a function of a tensor's name and shape that returns a distribution")
-    return partial(_each, make=make)
+    return partial(Each, make=make)
 
 
 @dataclass(frozen=True)

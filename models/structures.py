@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from pyro.distributions import Bernoulli, Dirichlet, OneHotCategorical
+from pyro.distributions import Bernoulli, OneHotCategorical
 from pyro.distributions.torch_distribution import TorchDistribution
 
 from pyro_nas import checks
 from pyro_nas.graph.space import Choices, Restriction, on_simplex
-from pyro_nas.models.distributions import GumbelSoftmax, RelaxedBernoulli, StraightThrough
+from pyro_nas.models.distributions import Dirichlet, GumbelSoftmax, RelaxedBernoulli, StraightThrough
 
 __all__ = [
     "TEMPERATURES",
@@ -118,7 +118,7 @@ def _categorical(parameters: torch.Tensor, temperature: float) -> TorchDistribut
 
 
 def _dirichlet(parameters: torch.Tensor, temperature: float) -> TorchDistribution:
-    return Dirichlet(parameters.exp().clamp_min(TEMPERATURES[0]), validate_args=False)
+    return Dirichlet(parameters.exp(), validate_args=False)
 
 
 def _relaxed_bernoulli(parameters: torch.Tensor, temperature: float) -> TorchDistribution:

@@ -129,7 +129,7 @@ for axis, (name, (fit, table)) in zip(
 
 # %% [markdown]
 # VarDARTS' weights were trained under samples of its own posterior: no swap costs more than a few hundredths of a nat
-# an image. The swaps that cost several standard errors are on edges that it is sure of; above an entropy of 0.9 nats
+# an image. The swaps beyond two standard errors are on edges that it is sure of; above an entropy of 0.9 nats
 # none costs more than its standard error. The rank correlation sums that up, for ten edges and one seed: with seed 1 it
 # was −0.5, p-value 0.16. DARTS' weights were trained in a mixture; as one structure they are another network, far less
 # likely, in which a swap costs ten times as much, or gains as much. The mixture's weights do not order these losses:

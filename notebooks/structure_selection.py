@@ -127,16 +127,16 @@ for name, value in complexities(branches(), posterior, posterior.model.packing, 
 
 # %% [markdown]
 # ## Distinct structures, one after another
-# Each fit is repelled by the structures that earlier ones found, λ_struct = [0, 0, 0], [1, 0, 0], [1, 1, 0]; what comes
-# back is sorted by the evidence without the repulsion.
+# Each fit is repelled by the structures that earlier ones found, λ_struct = [0, 0, 0], [λ₁, 0, 0], [λ₁, λ₂, 0]; what
+# comes back is sorted by the evidence at each structure, without the repulsion.
 
 
 # %%
-def build(table):
+def build(repulsion):
     torch.manual_seed(0)
     model = Model(
         branches(), num_data=len(y), structure=structures.gumbel_softmax(0.5), likelihood=likelihoods.gaussian(0.5),
-        cost=cost_factors.additive(table, float(len(y))),
+        cost=cost_factors.additive(repulsion),
     )  # fmt: skip
     return model, guides.MeanField(model)
 

@@ -9,6 +9,7 @@ from numbers import Real
 from operator import index
 from typing import Any, SupportsIndex, TypeVar
 
+import numpy as np
 import torch
 
 __all__ = [
@@ -30,7 +31,9 @@ def describe(value: object) -> str:
     """Say briefly what a value is, for an error message."""
     if isinstance(value, torch.Tensor):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
-    text = repr(value)
+    if isinstance(value, np.ndarray):
+        return f"a {value.dtype} ndarray of shape {value.shape}"
+    text = " ".join(repr(value).split())
     return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
 
 
@@ -54,17 +57,19 @@ def number(
     return result
 
 
-def integer(name: str, value: object, *, low: int = 0, remedy: str = "") -> int:
-    """Return ``value`` as an integer of at least ``low``.
+def integer(name: str, value: object, *, low: int = 0, high: float = math.inf, remedy: str = "") -> int:
+    """Return ``value`` as an integer of at least ``low`` and at most ``high``.
 
-    Raises ValueError, which ends with ``remedy``, for a smaller one, a truth value, and what is no integer: 2.0 too.
+    Raises ValueError, which ends with ``remedy``, for one outside, a truth value, and what is no integer: 2.0 too.
     """
     try:
         number = index(value) if isinstance(value, SupportsIndex) and not isinstance(value, bool) else None
     except TypeError:  # a tensor of another type has the method, and refuses
         number = None
-    if number is None or number < low:
-        raise ValueError(f"{name}: expected an integer of at least {low}, got {describe(value)}. {remedy}".rstrip())
+    if number is None or not low <= number <= high:
+        most = "" if high == math.inf else f" and at most {high:,}"
+        text = f"{name}: expected an integer of at least {low}{most}, got {describe(value)}. {remedy}"
+        raise ValueError(text.rstrip())
     return number
 
 

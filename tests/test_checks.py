@@ -38,6 +38,12 @@ def test_integers_are_those_that_python_counts_with():
             checks.integer("n", wrong, low=3)
 
 
+def test_integers_have_a_largest_where_one_is_given():
+    assert checks.integer("n", 10**6, high=10**6) == 10**6
+    with pytest.raises(ValueError, match=r"^n: expected an integer of at least 0 and at most 1,000,000, got 1000001"):
+        checks.integer("n", 10**6 + 1, high=10**6)
+
+
 def test_seeds_are_those_that_torch_takes():
     torch.Generator().manual_seed(checks.seed(2**63 - 1))
     for wrong in (-1, 2**63, 0.5):
@@ -81,5 +87,7 @@ def test_probabilities_are_positive_and_sum_to_one():
 
 def test_values_are_described_briefly():
     assert checks.describe(torch.zeros(2, 3)) == "a torch.float32 tensor of shape (2, 3)"
+    assert checks.describe(np.zeros((2, 3))) == "a float64 ndarray of shape (2, 3)"
+    assert checks.describe(np.float64(0.5)) == f"{np.float64(0.5)!r} (float64)"
     assert checks.describe("abc") == "'abc' (str)"
     assert len(checks.describe(list(range(1000)))) <= 80 + len(" (list)")

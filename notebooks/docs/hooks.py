@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 HERE = "docs/"
 TOP = {"docs/contributing.md": "CONTRIBUTING.md", "docs/changelog.md": "CHANGELOG.md"}
 WINGS = {  # page of the API: package and folder
+    "files": ("pyro_nas.files", "pyro_nas/files"),
     "graph": ("pyro_nas.graph", "pyro_nas/graph"),
     "evidence": ("pyro_nas.evidence", "pyro_nas/evidence"),
     "reading": ("pyro_nas.reading", "pyro_nas/reading"),

@@ -20,15 +20,13 @@ from torch import nn
 from pyro_nas import checks
 from pyro_nas.data import Pair
 from pyro_nas.evidence.currencies import Law, PyroCallable, Site, Sites
+from pyro_nas.evidence.divergences import divergence, log_ratio, scale_of
 from pyro_nas.evidence.sites import (
     COMPLEXITY,
     Substitute,
     check_sites,
-    divergence,
     log_prob_of,
-    log_ratio,
     sample_sites,
-    scale_of,
     substituted,
     support_rows,
 )
@@ -114,7 +112,7 @@ class Evidence(nn.Module):
             if site["is_observed"]:
                 continue
             if name not in theirs:  # an auxiliary draw of the guide
-                value = total(site["fn"].log_prob(site["value"]))
+                value = log_prob_of(site, total, scaled=False)
             elif name in fixed:
                 value = log_ratio(site, theirs[name], total)
             else:
@@ -232,7 +230,11 @@ def evaluate(
 
 def _each(scale: float | torch.Tensor, *, vectorized: bool) -> float | torch.Tensor:
     """Return λ of the terms of a site: a number, or one of each vectorised particle, (particle,)."""
-    return scale.squeeze(-1) if vectorized and isinstance(scale, torch.Tensor) and scale.dim() > 0 else scale
+    if vectorized and isinstance(scale, torch.Tensor) and scale.dim() > 0:
+        return scale.squeeze(-1)
+    if isinstance(scale, torch.Tensor) and scale.numel() > 1:
+        raise ValueError(f"scale: expected one λ a site, () of it, got {tuple(scale.shape)}. Give each λ its own site.")
+    return scale
 
 
 def _check_per_example(name: str, site: Site, *, is_exact: bool) -> None:

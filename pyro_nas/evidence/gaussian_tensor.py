@@ -53,8 +53,8 @@ class _Use:
 
     def _refuse(self) -> None:
         raise RuntimeError(
-            "local_reparameterization: a weight is used twice in one pass, so its outputs share noise. "
-            "Switch local reparameterisation off for this network."
+            "local_reparameterization: expected a network that uses each weight once in a pass, got one that is used "
+            "twice, so that its outputs share noise. Switch local reparameterisation off for it."
         )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import partial
 
 import torch
-from torch.func import functional_call
 
 from pyro_nas.data import Inputs
 from pyro_nas.evidence.currencies import Tensors
@@ -46,7 +45,6 @@ def run_particles(
     shapes: Mapping[str, torch.Size],
     *,
     batched: bool,
-    tie_weights: bool,
 ) -> torch.Tensor:
     """Return the outputs of each particle, (…, L, batch, features), for draws of shape (…, L, 1, *shape).
 
@@ -66,9 +64,7 @@ def run_particles(
 
     def run(means: Tensors, variances: Tensors, gamma: Tensors, data: Parts, *, skip_zeros: bool) -> torch.Tensor:
         drawn = {n: GaussianTensor.of(mean, variances[n]) if n in variances else mean for n, mean in means.items()}
-        arguments = {"structure": gamma, "skip_zeros": skip_zeros}
-        outputs: torch.Tensor = functional_call(network, drawn, data or x, arguments, tie_weights=tie_weights)
-        return outputs
+        return network.with_weights(drawn, data or x, gamma, skip_zeros=skip_zeros)
 
     data = tuple(x) if isinstance(x, Dealt) else ()
     normal = {name: weight for name, weight in weights.items() if isinstance(weight, GaussianTensor)}

@@ -16,9 +16,10 @@ from pyro.distributions import Independent
 from pyro.nn import PyroModule
 from pyro.poutine.util import site_is_subsample
 from torch import nn
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution
 
 from pyro_nas.evidence.currencies import Law, PyroCallable, SampleMessage, Site, Sites, Tensors
+from pyro_nas.random_state import check_thread
 
 __all__ = [
     "COMPLEXITY",
@@ -27,17 +28,15 @@ __all__ = [
     "check_draw",
     "check_sites",
     "device_of",
-    "divergence",
     "innermost",
     "is_structure",
     "local_parameters",
     "log_prob_of",
-    "log_ratio",
+    "masked",
     "run",
     "run_at",
     "same_law",
     "sample_sites",
-    "scale_of",
     "substituted",
     "support_rows",
     "transformed",
@@ -106,7 +105,8 @@ class Run(NamedTuple):
 
 
 def run(function: PyroCallable, args: tuple[object, ...]) -> Run:
-    """Run a Pyro callable."""
+    """Run a Pyro callable; raise RuntimeError where another thread is in a fit."""
+    check_thread()
     with local_parameters(function):
         nodes = poutine.trace(function).get_trace(*args).nodes
     sites = {n: site for n, site in nodes.items() if site["type"] == "sample" and not site_is_subsample(site)}
@@ -188,40 +188,6 @@ def transformed(law: D, function: Callable[[torch.Tensor], torch.Tensor]) -> D:
     return moved
 
 
-def divergence(ours: Site, theirs: Site, total: Total) -> tuple[torch.Tensor, bool]:
-    """Return KL(q ‖ p) of a site in nats, () or (L,) by ``total``, and whether it is exact given other sites' draws."""
-    q, p = ours["fn"], theirs["fn"]
-    if q is p:
-        return total(torch.zeros((), device=device_of(q))), True
-    try:
-        return total(kl_divergence(q, p)), True
-    except NotImplementedError:
-        return log_ratio(ours, theirs, total), False
-
-
-def log_ratio(ours: Site, theirs: Site, total: Total) -> torch.Tensor:
-    """Return log q − log p of a site at its draw, in nats, () or (L,) by ``total``."""
-    return total(ours["fn"].log_prob(ours["value"])) - total(theirs["fn"].log_prob(theirs["value"]))
-
-
-def scale_of(name: str, ours: Site, theirs: Sites) -> float | torch.Tensor:
-    """Return λ of a guide's site, a number, () or (L, 1): the model's, whatever the guide's (Pyro's autoguides: none).
-
-    An auxiliary draw has that of the site it serves ("SITE_unconstrained"), or the one of all the model's sites: raises
-    ValueError where those differ.
-    """
-    served = name if name in theirs else name.removesuffix("_unconstrained")
-    if served in theirs:
-        return theirs[served]["scale"]
-    scales = [site["scale"] for site in theirs.values() if not site["is_observed"]]
-    if any(scale is not scales[0] and not torch.equal(*map(torch.as_tensor, (scale, scales[0]))) for scale in scales):
-        raise ValueError(
-            f"guide: expected draws of one λ each, got {name!r}, a joint draw of sites whose λ differ. "
-            "Give λ a guide of its own, by pyro.infer.autoguide.AutoGuideList, or a number."
-        )
-    return scales[0] if scales else ours["scale"]
-
-
 def support_rows(law: Law) -> tuple[torch.Tensor, int] | None:
     """Return the values of one row of a discrete law, (value, …), and its number of rows; None of others."""
     law = innermost(law)
@@ -233,11 +199,14 @@ def support_rows(law: Law) -> tuple[torch.Tensor, int] | None:
 
 def log_prob_of(site: Site, total: Total, *, scaled: bool = True) -> torch.Tensor:
     """Return the masked and, if ``scaled``, scaled log-probability of a site in nats, () or (L,) by ``total``."""
-    log_prob = site["fn"].log_prob(site["value"])
-    if site["mask"] is not None:
-        log_prob = torch.where(torch.as_tensor(site["mask"]), log_prob, torch.zeros_like(log_prob))
+    log_prob = masked(site["fn"].log_prob(site["value"]), site["mask"])
     scale = site["scale"] if scaled else 1.0
     return total(log_prob * scale) if torch.is_tensor(scale) else total(log_prob) * scale
+
+
+def masked(value: torch.Tensor, mask: bool | torch.Tensor | None) -> torch.Tensor:
+    """Return the values with 0 where the mask is False."""
+    return value if mask is None else torch.where(torch.as_tensor(mask), value, torch.zeros_like(value))
 
 
 def check_sites(theirs: Sites, ours: Sites) -> None:

@@ -7,27 +7,27 @@ eq. 3). ``pyro_nas.models.cost_factors`` puts such a cost into a model.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from pyro_nas import checks
 from pyro_nas.data import Inputs
+from pyro_nas.graph.clock import laps
 from pyro_nas.graph.derivation import derive
 from pyro_nas.graph.memory import keep_heap
 from pyro_nas.graph.network import Network
+from pyro_nas.graph.operations import multiply_accumulates
 from pyro_nas.graph.primitives import Primitive
 from pyro_nas.graph.space import Factory, Space, Structure
+from pyro_nas.random_state import forked
 
 __all__ = ["UNITS", "Batch", "CostTable", "measure", "total_cost"]
 
 Batch = tuple[torch.Tensor, ...]
-Moment = float | torch.Event
 Calls = Mapping[nn.Module, Batch]
 Key = tuple[object, ...]
 Place = tuple[str, int, int]  # site, edge, choice
@@ -77,6 +77,15 @@ class CostTable:
             total = total + (gamma * table.to(gamma.device)).sum((-2, -1))
         return total
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """The shape of each site's table, (edge, choice)."""
+        return {site: (table.shape[0], table.shape[1]) for site, table in self.tables.items()}
+
+    def to(self, device: torch.device) -> CostTable:
+        """Return the same on another device."""
+        return replace(self, tables={site: table.to(device) for site, table in self.tables.items()})
+
     def scaled(self, factor: float, unit: str) -> CostTable:
         """Return the same cost in another unit, ``factor`` > 0 of which make up one of this; ValueError for others."""
         factor = checks.number("factor", factor, low=0, open_low=True)
@@ -87,9 +96,9 @@ def measure(space: Space, x: Inputs, kind: Kind = "latency", repeats: int = 20) 
     """Return the costs of every primitive at every position, on the device of ``x``, of shape (batch, …).
 
     ``kind``: "parameters"; "multiply_accumulates" of one datum in a forward pass, those of matrix products and
-    convolutions (half the FLOPs that ``torch.utils.flop_counter`` counts); or "latency", the microseconds that a
-    forward pass of the batch takes, in evaluation mode, with as many threads as torch has now. A cell that is repeated
-    costs the sum over its positions, since they share their structure. What involves no choice is ``fixed``.
+    convolutions (see ``pyro_nas.graph.operations``); or "latency", the microseconds that a forward pass of the batch
+    takes, in evaluation mode, with as many threads as torch has now. A cell that is repeated costs the sum over its
+    positions, since they share their structure. What involves no choice is ``fixed``.
 
     Latency is taken in passes of networks derived so that each edge has each of its primitives once: alone, a
     primitive finds its memory in the cache and takes as little as half. It is one median, over ``repeats`` passes of
@@ -99,8 +108,9 @@ def measure(space: Space, x: Inputs, kind: Kind = "latency", repeats: int = 20) 
     module that several positions share counts at each). On the cube that holds where every edge keeps a primitive:
     ``derive`` drops vertices that lead nowhere, C does not.
 
-    Raises ValueError where the network cannot run on ``x``, and where a cell with open choices is itself one of several
-    primitives of an edge: its cost would be a product of γ, not linear. Wu et al. 2019, §3.2.
+    Raises ValueError where the network cannot run on ``x``, for operations whose count is not known, and where a cell
+    with open choices is itself one of several primitives of an edge: its cost would be a product of γ, not linear.
+    Wu et al. 2019, §3.2.
     """
     batch = _checked(x, kind, repeats)
     with torch.no_grad():
@@ -128,7 +138,7 @@ def total_cost(space: Space, x: Inputs, kind: Kind = "latency", repeats: int = 2
     with torch.no_grad():
         network, _ = _built(space, batch)
         if kind == "latency":
-            return statistics.median(_laps(network, [network], batch)[0] for _ in range(repeats))
+            return statistics.median(laps(network, [network], batch)[0] for _ in range(repeats))
         return _count(kind, network, batch)
 
 
@@ -166,15 +176,13 @@ def _parts(factory: Factory, module: nn.Module, calls: Calls, place: Place | Non
 def _count(kind: Kind, module: nn.Module, inputs: Batch) -> float:
     if kind == "parameters":
         return float(sum(parameter.numel() for parameter in module.parameters()))
-    with FlopCounterMode(display=False) as counter:
-        module(*inputs)
-    return float(counter.get_total_flops()) / 2
+    return multiply_accumulates(module, inputs)
 
 
 def _latencies(space: Space, batch: Batch, repeats: int) -> tuple[dict[Key, float], float]:
     """Return the microseconds of each part by its key, and those that a pass takes beyond its parts."""
     choices = space.choices()
-    laps: dict[Key, list[float]] = {}
+    taken: dict[Key, list[float]] = {}
     beyond: list[float] = []
     for shift in range(max((group.shape[1] for group in choices.values()), default=1)):
         rows = {site: (torch.arange(group.shape[0]) + shift) % group.shape[1] for site, group in choices.items()}
@@ -183,45 +191,12 @@ def _latencies(space: Space, batch: Batch, repeats: int) -> tuple[dict[Key, floa
         parts = list(_parts(space, network, calls))
         differences = []
         for _ in range(repeats):
-            times = _laps(network, [part.module for part in parts], batch)
-            differences.append(_laps(network, [network], batch)[0] - sum(times))  # without the time that hooks take
+            times = laps(network, [part.module for part in parts], batch)
+            differences.append(laps(network, [network], batch)[0] - sum(times))  # without the time that hooks take
             for part, lap in zip(parts, times, strict=True):
-                laps.setdefault(part.key, []).append(lap)
+                taken.setdefault(part.key, []).append(lap)
         beyond.append(statistics.median(differences))
-    return {key: statistics.median(values) for key, values in laps.items()}, statistics.mean(beyond)
-
-
-def _laps(network: Network, modules: list[nn.Module], batch: Batch) -> list[float]:
-    """Return the microseconds that each module takes in one pass."""
-    moments: dict[nn.Module, list[Moment]] = {module: [] for module in modules}
-
-    def mark(module: nn.Module, *_: object) -> None:
-        moments[module].append(_now(batch[0].device))
-
-    hooks = [add(mark) for m in moments for add in (m.register_forward_pre_hook, m.register_forward_hook)]
-    network(*batch)
-    for hook in hooks:
-        hook.remove()
-    return [_between(*moments[module][-2:]) for module in modules]
-
-
-def _now(device: torch.device) -> Moment:
-    """Return a moment on the clock of a device."""
-    if device.type == "cpu":
-        return time.perf_counter()
-    moment = torch.Event(device, enable_timing=True)
-    moment.record()
-    return moment
-
-
-def _between(start: Moment, end: Moment) -> float:
-    """Return the microseconds between two moments."""
-    if isinstance(start, torch.Event) and isinstance(end, torch.Event):
-        end.synchronize()
-        return 1e3 * float(start.elapsed_time(end))
-    assert isinstance(start, float)
-    assert isinstance(end, float)
-    return 1e6 * (end - start)
+    return {key: statistics.median(values) for key, values in taken.items()}, statistics.mean(beyond)
 
 
 def _checked(x: Inputs, kind: Kind, repeats: int) -> Batch:
@@ -238,7 +213,7 @@ def _checked(x: Inputs, kind: Kind, repeats: int) -> Batch:
 
 def _built(space: Space, batch: Batch) -> tuple[Network, dict[nn.Module, Batch]]:
     """Build the network, run every primitive once, and return what each module was called with, values left out."""
-    with torch.random.fork_rng(devices=[]):  # initial weights are no draws of the caller's
+    with forked():  # initial weights are no draws of the caller's
         network = Network(space).to(batch[0].device).eval().requires_grad_(False)  # the counter asks who needs one
     calls: dict[nn.Module, Batch] = {}
 

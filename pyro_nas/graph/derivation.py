@@ -10,12 +10,15 @@ import torch
 
 from pyro_nas import checks
 from pyro_nas.graph.enumeration import hard_choices
-from pyro_nas.graph.primitives import skip, zero
+from pyro_nas.graph.modules import Zero
+from pyro_nas.graph.primitives import Primitive, skip, zero
 from pyro_nas.graph.space import Choices, Edge, Factory, Space, Structure
+from pyro_nas.random_state import forked
 
-__all__ = ["derive", "parallel", "with_optional_edges"]
+__all__ = ["derive", "gives_zero", "parallel", "with_optional_edges"]
 
 F = TypeVar("F")
+ZEROS = ("zero", "none")  # what NAS-Bench-201 and DARTS call it
 
 
 def derive(space: Space, structure: Structure, threshold: float = 0.5, parents: int | None = None) -> Space:
@@ -25,22 +28,26 @@ def derive(space: Space, structure: Structure, threshold: float = 0.5, parents: 
     whose leading axes are averaged over their hard choices. On the simplex each edge keeps its most probable
     primitive; on the cube each primitive whose probability exceeds ``threshold``, several in parallel, and an edge
     with none goes. ``parents``, on the simplex: a vertex keeps that many of its edges of each site, those whose
-    best primitive is most probable, where "zero" is never the best (DARTS, §2.4: 2). ``space`` may be larger than
-    the one that was searched, with more cells or channels: sites and their shapes are what counts.
+    best primitive is most probable, where none that ``gives_zero`` is ever the best (DARTS, §2.4: 2). ``space`` may be
+    larger than the one that was searched, with more cells or channels: sites and their shapes are what counts.
 
-    Raises ValueError for a structure of other sites or shapes, or off the simplex or the cube, for parents below 1, and
-    where nothing is left on the edges into the output or out of an input.
+    Raises TypeError for a structure that is no mapping, ValueError for one of other sites or shapes, or off the simplex
+    or the cube, for parents below 1 or of a cube, and where nothing is left on the edges into the output or out of an
+    input.
     """
     space.check_structure(structure)
     if parents is not None:
         checks.integer("parents", parents, low=1)
+        if space.choices() and not any(choices.on_simplex for choices in space.choices().values()):
+            raise ValueError(f"parents: expected choices on the simplex, got a cube, with {parents}. Use threshold.")
     kept: dict[tuple[str, Edge], list[str]] = {}
+    zeros = _zeros(space)
     for site, choices in space.choices().items():
         gamma = torch.as_tensor(structure[site])
         if gamma.dim() > 2:
             gamma = hard_choices(gamma, choices.restriction).flatten(0, -3).mean(0)
         if parents is not None and choices.on_simplex:
-            kept.update(_strongest(site, choices, gamma, parents))
+            kept.update(_strongest(choices, gamma, parents, zeros))
             continue
         for edge, names, row in zip(choices.edges, choices.primitives, gamma, strict=True):
             if choices.on_simplex:
@@ -52,11 +59,16 @@ def derive(space: Space, structure: Structure, threshold: float = 0.5, parents: 
     return _derived(space, kept)
 
 
-def _strongest(site: str, choices: Choices, gamma: torch.Tensor, parents: int) -> dict[tuple[str, Edge], list[str]]:
-    """Keep the best primitive but "zero" on the ``parents`` strongest edges into each vertex, nothing on the others."""
+def _strongest(
+    choices: Choices, gamma: torch.Tensor, parents: int, zeros: set[tuple[str, Edge, str]]
+) -> dict[tuple[str, Edge], list[str]]:
+    """Keep the best primitive but zeros on the ``parents`` strongest edges into each vertex, nothing on the others."""
+    site = choices.site
     best: dict[Edge, tuple[float, str]] = {}
     for edge, names, row in zip(choices.edges, choices.primitives, gamma.tolist(), strict=True):
-        pairs = ((weight, name) for weight, name in zip(row, names, strict=True) if name != "zero")
+        pairs = [(weight, name) for weight, name in zip(row, names, strict=True) if (site, edge, name) not in zeros]
+        if not pairs:
+            raise ValueError(f"parents: expected a primitive that is no zero on every edge, got {names} on {edge}.")
         best[edge] = max(pairs, key=lambda pair: pair[0])  # among equals the first, as argmax
     ranked = sorted(best, key=lambda edge: -best[edge][0])
     kept: dict[tuple[str, Edge], list[str]] = {}
@@ -64,6 +76,26 @@ def _strongest(site: str, choices: Choices, gamma: torch.Tensor, parents: int) -
         taken = sum(bool(names) and other[1] == edge[1] for (_, other), names in kept.items())
         kept[site, edge] = [best[edge][1]] if taken < parents else []
     return kept
+
+
+def gives_zero(name: str, factory: Factory) -> bool:
+    """Whether a primitive is the constant zero: by its name, "zero" or "none", or as one that builds a ``Zero``."""
+    if name in ZEROS or isinstance(factory, (Primitive, Space)):
+        return name in ZEROS or (isinstance(factory, Primitive) and factory.name == "zero")
+    if isinstance(factory, type):
+        return issubclass(factory, Zero)
+    with forked():  # its parameters are of no use
+        return isinstance(factory(), Zero)
+
+
+def _zeros(space: Space) -> set[tuple[str, Edge, str]]:
+    """Return the choices that are the constant zero, (site, edge, primitive), those of nested spaces among them."""
+    children = {id(child): child for _, child in space.children()}
+    found = {entry for child in children.values() for entry in _zeros(child)}
+    for choices in space.own_choices():
+        for edge, names in zip(choices.edges, choices.primitives, strict=True):
+            found |= {(choices.site, edge, name) for name in names if gives_zero(name, space.edges[edge][name])}
+    return found
 
 
 def _derived(space: Space, kept: Mapping[tuple[str, Edge], list[str]]) -> Space:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from pyro_nas.checks import describe
 from pyro_nas.graph.space import AGGREGATIONS, Edge, Factory, Space, Structure
 
-__all__ = ["Network"]
+__all__ = ["Network", "running"]
 
 
 class Network(nn.Module):
@@ -78,6 +82,43 @@ class Network(nn.Module):
             values[vertex] = self._aggregate(vertex, parents, incoming, call)
         return values[self._output]
 
+    def copied(self) -> Network:
+        """Return a copy, whose modules are its own: a factory may give a module that others use too.
+
+        Raises ValueError where a module cannot be copied.
+        """
+        try:
+            return copy.deepcopy(self)
+        except RuntimeError as error:  # torch copies no tensor with a history
+            raise ValueError(f"space: expected modules that can be copied, got {error}") from error
+
+    def with_weights(
+        self,
+        weights: Mapping[str, torch.Tensor],
+        inputs: torch.Tensor | tuple[torch.Tensor, ...],
+        structure: Structure,
+        *,
+        skip_zeros: bool = True,
+    ) -> torch.Tensor:
+        """Return f(x; w, Γ) with weights {name of a parameter: tensor} in its place, which stays what it is.
+
+        One weight serves all modules that share it, and a module at all its places. (``torch.func.functional_call``
+        can tie weights too, but swaps those of one module once for each of its names, and back in the wrong order.)
+        """
+        placed = {place: weight for name, weight in weights.items() for place in self._places.get(name, (name,))}
+        arguments = {"structure": structure, "skip_zeros": skip_zeros}
+        outputs: torch.Tensor = functional_call(self, placed, inputs, arguments, tie_weights=False)
+        return outputs
+
+    @cached_property
+    def _places(self) -> dict[str, list[str]]:
+        """The names of each parameter, {the first: all of them}, where a module has one name, its first."""
+        places: dict[nn.Parameter, list[str]] = {}
+        for prefix, part in self.named_modules():  # each module once
+            for name, parameter in part.named_parameters(prefix, recurse=False, remove_duplicate=False):
+                places.setdefault(parameter, []).append(name)
+        return {names[0]: names for names in places.values()}
+
     def keeps_statistics(self) -> bool:
         """Whether a module counts what it has seen, as batch normalisation does."""
         kinds = (part for part in self.modules() if isinstance(part, nn.modules.batchnorm._NormBase))
@@ -141,6 +182,20 @@ class _Call:
         return outputs
 
 
+@contextmanager
+def running(network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Iterator[None]:
+    """Turn what torch raises where a network cannot run on its inputs into a ValueError that says what to change."""
+    try:
+        yield
+    except RuntimeError as error:
+        shapes = [tuple(part.shape) for part in inputs]
+        own = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.get_default_dtype())
+        other = [part.dtype for part in inputs if part.dtype != own]
+        remedy = f" Its weights are {own}, x is {other[0]}: call x.to({own})." if other else ""
+        shape, reason = shapes[0] if len(shapes) == 1 else shapes, str(error).splitlines()[0]  # Pyro adds its sites
+        raise ValueError(f"x: the network cannot run on inputs of shape {shape}: {reason}{remedy}") from error
+
+
 def _used(gamma: torch.Tensor) -> torch.Tensor:
     """Return γ, (edge, choice), or where examples have their own, what is 0 only where all of theirs are."""
     return gamma.detach() if gamma.dim() == 2 else gamma.detach().abs().amax(0)
@@ -157,7 +212,10 @@ def _channels_last(x: torch.Tensor) -> torch.Tensor:
 
 
 def _build(where: str, factory: Factory) -> nn.Module:
-    module = Network(factory) if isinstance(factory, Space) else factory()
+    try:
+        module = Network(factory) if isinstance(factory, Space) else factory()
+    except (RuntimeError, MemoryError) as error:  # such as more memory than there is
+        raise ValueError(f"{where}: expected a module that can be built, got {error} Is a size too large?") from error
     if not isinstance(module, nn.Module):
         raise TypeError(f"{where}: expected a factory of torch.nn.Module, got one of {describe(module)}.")
     return module

@@ -18,6 +18,7 @@ from pyro_nas.graph.modules import ACTIVATIONS, NORMALIZATIONS, FactorizedReduct
 
 __all__ = [
     "BUILDERS",
+    "RECIPES",
     "Check",
     "Primitive",
     "Size",
@@ -42,6 +43,7 @@ __all__ = [
 P = ParamSpec("P")
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {}
+RECIPES: dict[str, Callable[..., Primitive]] = {}  # by the names of their builders: they check their arguments
 Check = Callable[[str, Any], object]  # (name, value): raises for a value that will not do
 
 
@@ -51,6 +53,7 @@ def among(accepted: Iterable[str]) -> Check:
 
 
 Size = Annotated[int, partial(integer, low=1)]
+Repeats = Annotated[int, partial(integer, low=1, high=100)]
 Activation = Annotated[str, among(ACTIVATIONS)]
 Normalization = Annotated[str, among(NORMALIZATIONS)]
 Pooling = Annotated[str, among(("max", "average"))]
@@ -97,6 +100,7 @@ def primitive(builder: Callable[P, nn.Module]) -> Callable[P, Primitive]:
             check(f"{builder.__name__}({name})", arguments[name])
         return Primitive(builder.__name__, arguments)
 
+    RECIPES[builder.__name__] = recipe
     return recipe
 
 
@@ -174,7 +178,7 @@ def preactivated_separable(
     kernel: Size = 3,
     stride: Size = 1,
     dilation: Size = 1,
-    repeats: Size = 1,
+    repeats: Repeats = 1,
     normalization: Normalization = "batch",
 ) -> nn.Module:
     """ReLU, depthwise and pointwise convolution, normalisation, ``repeats`` times; shapes as ``convolution``.

@@ -25,6 +25,7 @@ Factory: TypeAlias = "Callable[[], nn.Module] | Space"
 Structure: TypeAlias = Mapping[str, torch.Tensor]
 Restriction: TypeAlias = Literal["simplex", "simplex vertices", "cube", "cube vertices"]
 
+NESTED = 20  # Python calls, copies and pickles each within the other
 RESTRICTIONS: tuple[Restriction, ...] = ("simplex", "simplex vertices", "cube", "cube vertices")
 AGGREGATIONS: dict[str, Callable[[list[torch.Tensor]], torch.Tensor]] = {
     "sum": lambda values: sum(values[1:], values[0]),
@@ -69,7 +70,7 @@ class Space(Printed):
     ``inputs`` are the vertices that hold the network's arguments. ``name``: spaces of one name share their structure;
     weights belong to the position. ``restriction`` says where γ^{jk} lives.
 
-    Raises ValueError for a cycle, an unreachable vertex, an edge without primitives, and several outputs.
+    Raises ValueError for a cycle, an unreachable vertex, an edge without primitives, several outputs, deep nesting.
     """
 
     edges: Mapping[Edge, Mapping[str, Factory]]
@@ -77,6 +78,7 @@ class Space(Printed):
     inputs: tuple[int, ...] = (0,)
     name: str = ""
     restriction: Restriction = "simplex"
+    _depth: int = field(default=1, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "edges", dict(sorted((edge, dict(ops)) for edge, ops in _checked_edges(self.edges))))
@@ -86,6 +88,11 @@ class Space(Printed):
         if not re.fullmatch(r"([^\W\d]\w*)?", self.name):
             raise ValueError(f"name: expected a letter, then letters, digits and underscores, got {self.name!r}.")
         _check_graph(self)
+        object.__setattr__(self, "_depth", 1 + max((child._depth for _, child in self.children()), default=0))
+        if self._depth > NESTED:
+            raise ValueError(
+                f"edges: expected spaces nested at most {NESTED} deep, got {self._depth}. Join some of them."
+            )
         _check_cells(self)
 
     def table(self) -> Table:
@@ -151,7 +158,9 @@ class Space(Printed):
         return choices
 
     def check_structure(self, structure: Structure, name: str = "structure") -> None:
-        """Raise ValueError where ``structure`` does not give each site γ or probabilities, (…, edge, choice)."""
+        """Raise ValueError where ``structure`` lacks γ, (…, edge, choice); TypeError for no mapping."""
+        if not isinstance(structure, Mapping):
+            raise TypeError(f"{name}: expected {{site: γ}}, got {describe(structure)}. Pass mean_draw(guide).")
         for site, choices in self.choices().items():
             if site not in structure:
                 raise ValueError(f"{name}: expected the sites {list(self.choices())}, got {list(structure)}.")

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyro_nas import checks
 from pyro_nas.files import write_json
-from pyro_nas.graph.primitives import BUILDERS, Primitive
+from pyro_nas.graph.primitives import RECIPES, Primitive
 from pyro_nas.graph.space import Factory, Space
 
 __all__ = ["from_dict", "read_space", "to_dict", "write_space"]
@@ -62,7 +62,7 @@ def read_space(path: str | Path) -> Space:
     """
     try:
         value = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"path: expected a JSON file of a space, got {str(path)!r}: {error}") from error
     return from_dict(value)
 
@@ -89,4 +89,8 @@ def _read(value: Any) -> Any:
         return value
     if "format" in value:
         return from_dict(value)
-    return Primitive(checks.one_of("primitive", value["primitive"], BUILDERS), value["arguments"])
+    name, arguments = checks.one_of("primitive", value["primitive"], RECIPES), value["arguments"]
+    try:
+        return RECIPES[name](**arguments)
+    except TypeError as error:
+        raise ValueError(f"arguments: expected those of the primitive {name!r}, got {arguments}: {error}.") from error

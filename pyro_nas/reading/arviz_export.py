@@ -16,7 +16,7 @@ import torch
 from pyro_nas.evidence.currencies import Tensors
 from pyro_nas.graph.space import Choices, Space
 
-__all__ = ["arviz", "mean_error", "pareto_smoothed", "r_hat", "to_arviz"]
+__all__ = ["arviz", "mean_error", "pareto_smoothed", "r_hat", "restarts_r_hat", "to_arviz"]
 
 
 def arviz() -> ModuleType:
@@ -34,6 +34,25 @@ def r_hat(draws: torch.Tensor) -> float:
     """
     with np.errstate(divide="ignore", invalid="ignore"):  # chains that stand still: infinite, or NaN
         return float(arviz().rhat(draws.numpy()))
+
+
+def restarts_r_hat(restarts: Sequence[Tensors]) -> dict[str, float]:
+    """Return r̂ over the draws of several restarts, {site: (draw, …)} each, by site: the largest of its numbers'.
+
+    1 where the restarts agree. Above 1.01 they are at several modes: what each alone says of the posterior, its k̂ and
+    evidence too, is of one of them. A number that is the same in all draws counts as 1.
+
+    Raises ValueError for fewer than two restarts, and for restarts of different sites or shapes.
+    """
+    chains = _chains(restarts)
+    if len(chains) < 2:
+        raise ValueError(f"restarts: expected the draws of two restarts or more, got {len(chains)}. Fit again.")
+    found = {}
+    for site in chains[0]:
+        draws = torch.stack([chain[site].detach().double().cpu() for chain in chains])  # (chain, draw, …)
+        columns = draws.reshape(*draws.shape[:2], -1).unbind(-1)
+        found[site] = max((1.0 if bool((one == one[0, 0]).all()) else r_hat(one) for one in columns), default=1.0)
+    return found
 
 
 def mean_error(draws: torch.Tensor) -> float:
@@ -71,17 +90,13 @@ def to_arviz(draws: Tensors | Sequence[Tensors], space: Space, *, weights: bool 
     """Return draws, {site: (draw, …)}, or those of several restarts, one chain each, as ArviZ data.
 
     Structure sites become (chain, draw, edge, choice), labelled by edge and primitive; a choice that an edge lacks is
-    NaN. r-hat across restarts says whether they agree. ``weights`` exports all other sites too.
+    NaN. r-hat across restarts says whether they agree. ``weights`` exports all other sites too, with
+    ":" for "/" in their names.
 
     Raises ValueError for no draws, chains of different sites or shapes, draws that lack a site of the space, and where
     there is nothing to export.
     """
-    chains = [draws] if isinstance(draws, Mapping) else list(draws)
-    if not chains:
-        raise ValueError("draws: expected draws, or a list of them, got an empty list.")
-    sizes = [{site: tuple(value.shape) for site, value in chain.items()} for chain in chains]
-    if any(size != sizes[0] for size in sizes):
-        raise ValueError(f"draws: expected the same sites and shapes in every chain, got {sizes}.")
+    chains = _chains([draws] if isinstance(draws, Mapping) else draws)
     open_choices = space.choices()
     missing = [site for site in open_choices if site not in chains[0]]
     if missing:
@@ -96,12 +111,23 @@ def to_arviz(draws: Tensors | Sequence[Tensors], space: Space, *, weights: bool 
             variables[site], coords[edge], coords[choice] = _labelled(stacked, open_choices[site])
             dims[site] = [edge, choice]
         elif weights:
-            variables[site] = stacked.numpy()
+            variables[site.replace("/", ":")] = stacked.numpy()  # NetCDF has groups between slashes
     if not variables:
         raise ValueError("space: expected open choices to export, got none. Pass weights=True to export the weights.")
     package = arviz()
     grouped = int(package.__version__.partition(".")[0]) >= 1  # DataTree, not InferenceData
     return package.from_dict({"posterior": variables} if grouped else variables, coords=coords, dims=dims)
+
+
+def _chains(draws: Sequence[Tensors]) -> list[Tensors]:
+    """Return draws that go side by side: raise ValueError for none, and for different sites or shapes."""
+    chains = list(draws)
+    if not chains:
+        raise ValueError("draws: expected draws, or a list of them, got an empty list.")
+    sizes = [{site: tuple(value.shape) for site, value in chain.items()} for chain in chains]
+    if any(size != sizes[0] for size in sizes):
+        raise ValueError(f"draws: expected the same sites and shapes in every chain, got {sizes}.")
+    return chains
 
 
 def _labelled(gamma: torch.Tensor, choices: Choices) -> tuple[np.ndarray, list[str], list[str]]:

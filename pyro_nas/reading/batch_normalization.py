@@ -19,6 +19,7 @@ from pyro_nas.checks import describe
 from pyro_nas.data import Pair
 from pyro_nas.evidence.currencies import Tensors
 from pyro_nas.evidence.sites import run_at
+from pyro_nas.random_state import forked
 from pyro_nas.reading.posterior import each_draw, evaluation_mode
 
 __all__ = ["recalibrate", "recalibrated"]
@@ -27,13 +28,13 @@ __all__ = ["recalibrate", "recalibrated"]
 def recalibrate(model: nn.Module, draws: Tensors, batches: Pair | Iterable[Pair]) -> None:
     """Set the running statistics of batch normalisation to those that the data have under ``draws``.
 
-    The running mean becomes (1/B) Σ_b mean of batch b, the running variance (1/B) Σ_b variance of batch b, unbiased,
-    over all batches under all draws, {site: (draw, …)}; one draw gives the statistics of one network. ``batches``: (x,
-    y) or what yields such pairs; y is not used. Layers that no draw runs keep what they have. Nothing else changes:
-    other layers are in evaluation mode, and modes and the random state are as before.
+    The running mean becomes Σ_b n_b · mean of batch b / Σ_b n_b, n_b its number of data, and the running variance the
+    same of unbiased variances, over all batches under all draws, {site: (draw, …)}; one draw gives the statistics of
+    one network. ``batches``: (x, y) or what yields such pairs; y is not used. Layers that no draw runs keep what they
+    have. Nothing else changes: other layers are in evaluation mode, and modes and the random state are as before.
 
-    Raises ValueError, and changes nothing, where ``draws`` lack a latent site or there are no batches, TypeError for a
-    model that is no torch.nn.Module.
+    Raises ValueError, and changes nothing, where ``draws`` lack a latent site, there are no batches, or one has no
+    variance, TypeError for a model that is no torch.nn.Module.
     """
     layers = _layers(model)
     if not layers:
@@ -74,14 +75,26 @@ def _layers(model: nn.Module) -> list[_BatchNorm]:
 def _counting(model: nn.Module, layers: list[_BatchNorm]) -> Iterator[None]:
     """Have the layers average over all that they see; afterwards modes and the random state are as they were."""
     momenta = [layer.momentum for layer in layers]
-    with torch.no_grad(), torch.random.fork_rng(), poutine.block(), evaluation_mode(model):
+    seen = dict.fromkeys(layers, 0)
+
+    def weigh(layer: _BatchNorm, inputs: tuple[torch.Tensor]) -> None:
+        """Have a batch count as its share of the data that the layer has seen."""
+        count, channels = inputs[0].shape[:2]
+        if inputs[0].numel() == channels:
+            raise ValueError("batches: expected two data or more in each, whose variance is taken, got one of a datum.")
+        seen[layer] += count
+        layer.momentum = count / seen[layer]
+
+    with torch.no_grad(), forked(), poutine.block(), evaluation_mode(model):
         for layer in layers:
             layer.reset_running_stats()
-            layer.momentum = None
             layer.train()
+        hooks = [layer.register_forward_pre_hook(weigh) for layer in layers]
         try:
             yield
         finally:
+            for hook in hooks:
+                hook.remove()
             for layer, momentum in zip(layers, momenta, strict=True):
                 layer.momentum = momentum
 

@@ -19,7 +19,7 @@ from pyro_nas.data import Inputs
 from pyro_nas.evidence.currencies import Expectation, PyroCallable, SpaceModel, Tensors
 from pyro_nas.evidence.sites import check_draw, run
 from pyro_nas.files import write_atomically
-from pyro_nas.graph.network import Network
+from pyro_nas.graph.network import Network, running
 from pyro_nas.graph.space import AGGREGATIONS, Edge
 from pyro_nas.reading.posterior import each_draw
 
@@ -55,11 +55,8 @@ def export(model: SpaceModel, draws: Tensors, x: Inputs, path: str | PathLike[st
     networks = [_point_network(model, draw) for draw in each_draw(draws)]
     predictive = _Predictive(model.likelihood, networks).eval()
     with torch.no_grad():
-        try:
+        with running(predictive, parts):
             predictive(*example)
-        except RuntimeError as error:
-            shapes = [tuple(part.shape) for part in parts]
-            raise ValueError(f"x: the network cannot run on inputs of the shapes {shapes}: {error}") from error
         program = torch.export.export(predictive, example, dynamic_shapes=(tuple({0: batch} for _ in parts),))
     content = io.BytesIO()
     torch.export.save(program, content)
@@ -144,7 +141,7 @@ def _fixed(module: nn.Module, structure: Mapping[str, torch.Tensor]) -> nn.Modul
 
 def _point_network(model: SpaceModel, draw: Mapping[str, torch.Tensor]) -> _Fixed:
     """Return a copy of what of a model's network runs at one draw of weights and structure, {site: tensor}."""
-    prior: PyroCallable = model.weights if model.packing.size else dict
+    prior: PyroCallable = model.weights
     with poutine.block():
         weights, sites = run(poutine.condition(prior, data=dict(draw)), ())
     check_draw(draw, [*sites, *model.choices])

@@ -2,7 +2,9 @@
 
 From one set of weighted draws come the evidence and lower bounds of it, the posterior of discrete structures, and
 leave-one-out cross-validation. All of it is of λ = 1: at another λ neither the posterior nor the evidence is Bayes'.
-Pareto's k̂ says whether to believe it: below 0.7 the estimates are reliable (Vehtari et al. 2024).
+Pareto's k̂ of the weights judges the draws that there are: above 0.7 too few for so heavy a tail (Vehtari et al. 2024).
+It cannot see what no draw shows, a mode that the guide misses: with one of two equal modes k̂ is low, and the evidence
+log 2 too small. ``arviz_export.restarts_r_hat`` shows modes that other fits come to: read it beside k̂.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pyro_nas.data import Pair, check_pair
 from pyro_nas.evidence.currencies import PyroCallable, Site, Sites
 from pyro_nas.evidence.sites import Substitute, check_sites, innermost, is_structure, log_prob_of, sample_sites
 from pyro_nas.graph.enumeration import StructureKey, Vertex, key_of_structure
+from pyro_nas.random_state import seeded
 from pyro_nas.reading.arviz_export import pareto_smoothed
 from pyro_nas.reading.posterior import evaluation_mode
 
@@ -74,7 +77,10 @@ class WeightedDraws:
 
     @property
     def pareto_k(self) -> float:
-        """k̂ of the weights; infinite where fewer than five of the largest differ from the rest."""
+        """k̂ of the weights: above 0.7 not to be trusted, below it if the guide misses no mode (see above).
+
+        Infinite where fewer than five of the largest differ from the rest.
+        """
         return float(self._smoothed[1])
 
     @property
@@ -131,8 +137,7 @@ def weigh(model: PyroCallable, guide: PyroCallable, data: Pair, draws: int = 100
     with ExitStack() as stack:
         stack.enter_context(evaluation_mode(model, guide))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.random.fork_rng())
-        torch.manual_seed(checks.seed(seed))
+        stack.enter_context(seeded(seed))
         laws = {name: innermost(site["fn"]) for name, site in sample_sites(guide, (x, y)).items()}
         runs = [_run(model, guide, (x, y))]
         stack.enter_context(pyro.validation_enabled(False))  # one pass will do

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
 
 from pyro_nas.graph.space import Choices, Edge, Space
+from pyro_nas.reading.structure_posterior import edge_entropies
 
 __all__ = ["COLOURS", "colours_of", "grid", "plot_architecture", "plot_history", "plot_structure", "save"]
 
@@ -23,6 +24,7 @@ EpochRecord: TypeAlias = Mapping[str, Any]  # one of ``fit.records``
 
 COLOURS: list[Colour] = [plt.get_cmap("tab10")(index) for index in range(10)]
 COLOURS += [plt.get_cmap("tab20")(2 * index + 1) for index in range(10)]  # the same, light
+PANELS = 64  # more take minutes to lay out
 BEND = 0.6  # of an arc over two steps or more, whose apex is at half of it for each step
 SPREAD = 0.08  # from the middle of a bundle of arcs to its outermost, steps
 
@@ -183,13 +185,19 @@ def grid(count: int, most: int, width: float, height: float) -> tuple[Figure, li
 def plot_structure(records: Sequence[EpochRecord], space: Space) -> Figure:
     """Draw the probability of each choice over the epochs, one panel per edge with open choices.
 
-    ``records`` are those of a fit. Raises ValueError for a space with nothing to choose.
+    Of more than ``PANELS`` edges those that are least certain at the end. ``records`` are those of a fit. Raises
+    ValueError for a space with nothing to choose.
     """
     panels: list[tuple[Choices, int, Edge]] = [
         (choices, place, edge) for choices in space.choices().values() for place, edge in enumerate(choices.edges)
     ]
     if not panels:
         raise ValueError("space: expected open choices to plot, got none.")
+    if len(panels) > PANELS:
+        last = {site: torch.tensor(table) for site, table in records[-1]["structure"].items()}
+        entropies = torch.cat([edge_entropies(space, last)[site] for site in space.choices()])
+        kept = entropies.argsort(descending=True, stable=True)[:PANELS].sort().values
+        panels = [panels[index] for index in kept.tolist()]
     figure, axes = grid(len(panels), *((4, 3.4, 2.9) if len(panels) <= 8 else (7, 2.1, 1.8)))
     colours = colours_of(space)
     epochs = [record["epoch"] + 1 for record in records]

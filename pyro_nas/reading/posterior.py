@@ -5,7 +5,7 @@ Functions of a guide or of draws ({site: tensor}); none needs the classes of thi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
 
@@ -17,12 +17,25 @@ from pyro.poutine.util import site_is_subsample
 from torch import nn
 from torch.distributions import TransformedDistribution
 
-from pyro_nas.data import Inputs, check_classes
-from pyro_nas.evidence.currencies import Draws, Law, PyroCallable, SampleMessage, SpaceModel, Tensors
+from pyro_nas import checks
+from pyro_nas.data import Inputs, check_classes, check_labels, check_tensors
+from pyro_nas.evidence.currencies import Draws, Expectation, Law, PyroCallable, SampleMessage, SpaceModel, Tensors
 from pyro_nas.evidence.sites import innermost, run_at, sample_sites
+from pyro_nas.graph.network import running
+from pyro_nas.random_state import forked
 from pyro_nas.reading.structure_posterior import choice_probabilities, most_probable
 
-__all__ = ["accuracy", "draw", "draws_of", "each_draw", "evaluation_mode", "mean_draw", "predict", "share_correct"]
+__all__ = [
+    "accuracy",
+    "check_classifier",
+    "draw",
+    "draws_of",
+    "each_draw",
+    "evaluation_mode",
+    "mean_draw",
+    "predict",
+    "share_correct",
+]
 
 
 def draw(guide: PyroCallable, *args: object, num_samples: int = 100) -> Draws:
@@ -45,7 +58,7 @@ def mean_draw(guide: PyroCallable, *args: object) -> Draws:
     Raises ValueError for a law that has no mean, or one that is not finite.
     """
     probabilities = choice_probabilities(guide, *args)
-    with torch.no_grad(), torch.random.fork_rng(), _Centred(probabilities):
+    with torch.no_grad(), forked(), _Centred(probabilities):
         sites = sample_sites(guide, args)
     return Draws(
         {
@@ -99,17 +112,23 @@ def predict(
     """Return the posterior predictive mean E_q E[y | x, w, Γ], (data, features): class probabilities for classes.
 
     ``posterior``: draws of the latent sites, {site: (draw, …)}, or a guide, of which ``num_samples`` are drawn.
-    Averages ``model.likelihood.mean`` of the outputs over all draws, batch normalisation in evaluation mode. Raises
-    ValueError where the draws lack a latent site of the model.
+    Averages ``model.likelihood.mean`` of the outputs over all draws, batch normalisation in evaluation mode.
+
+    Raises TypeError for x that are no tensors, ValueError where the draws lack a latent site of the model, or it cannot
+    run on x.
     """
+    check_tensors("x", x)
     parts = x if isinstance(x, tuple) else (x,)
     draws = each_draw(draws_of(posterior, num_samples))
     result = []
     with torch.no_grad(), poutine.block(), evaluation_mode(model):
         for pieces in zip(*(part.split(batch_size) for part in parts), strict=True):
             batch = pieces if isinstance(x, tuple) else pieces[0]
-            means = [model.likelihood.mean(run_at(model, single, (batch,)).outputs) for single in draws]
-            result.append(torch.stack(means).mean(0))
+            total = torch.zeros(())
+            for single in draws:
+                with running(model, pieces):
+                    total = total + model.likelihood.mean(run_at(model, single, (batch,)).outputs)
+            result.append(total / len(draws))
     return torch.cat(result)
 
 
@@ -124,11 +143,24 @@ def accuracy(
 ) -> float:
     """Return the share of x, (data, …), whose class under the posterior predictive mean is y, (data,).
 
-    ``posterior`` and ``num_samples`` as in ``predict``. Raises ValueError where y are not class indices of x.
+    ``posterior`` and ``num_samples`` as in ``predict``. Raises ValueError where y are not class indices of x, or the
+    likelihood is not one of classes.
     """
     check_classes(x, y)
     probabilities = predict(model, posterior, x, num_samples=num_samples, batch_size=batch_size)
+    check_classifier(model.likelihood, probabilities, y)
     return share_correct(probabilities, y)
+
+
+def check_classifier(likelihood: Expectation, outputs: torch.Tensor, y: torch.Tensor) -> None:
+    """Raise ValueError where a likelihood of outputs (batch, classes) is not of classes, or y not indices of them."""
+    law = likelihood.distribution(outputs)
+    if law.event_shape or not law.has_enumerate_support:
+        raise ValueError(
+            f"model: expected a likelihood of classes, got {likelihood}. "
+            "Score predict(model, posterior, x), the means of y, by an error of your own."
+        )
+    check_labels("y", y, outputs.shape[-1])
 
 
 def share_correct(probabilities: torch.Tensor, y: torch.Tensor) -> float:
@@ -137,8 +169,20 @@ def share_correct(probabilities: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def draws_of(posterior: PyroCallable | Tensors, num_samples: int = 100) -> Tensors:
-    """Return draws, {site: (draw, …)}, as they are, and of a guide ``num_samples`` of them."""
-    return draw(posterior, num_samples=num_samples) if callable(posterior) else posterior
+    """Return draws, {site: (draw, …)}, as they are, and of a guide ``num_samples`` of them.
+
+    Raises TypeError for what is neither, and for a guide that needs data to run.
+    """
+    if isinstance(posterior, Mapping):
+        return posterior
+    checks.is_callable("posterior", posterior, "a guide, such as fit.posterior, or draws {site: (draw, …)}")
+    try:
+        return draw(posterior, num_samples=num_samples)
+    except TypeError as error:
+        raise TypeError(
+            f"posterior: expected a guide that runs without data, got one that does not: {error}. "
+            "Fit an autoguide first; of another guide pass the draws, draw(guide, x, y)."
+        ) from error
 
 
 def each_draw(draws: Tensors) -> list[dict[str, torch.Tensor]]:

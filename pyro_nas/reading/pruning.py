@@ -13,6 +13,7 @@ from pyro_nas import checks
 from pyro_nas.evidence.currencies import PyroCallable, SpaceModel, Tensors
 from pyro_nas.evidence.packing import Packing
 from pyro_nas.evidence.sites import same_law, sample_sites, unjoined
+from pyro_nas.random_state import forked
 from pyro_nas.reading.posterior import accuracy
 
 __all__ = ["masks", "moments", "parametric_complexity", "prune", "pruning_curve", "relative_density", "stability"]
@@ -26,7 +27,7 @@ def moments(guide: PyroCallable, packing: Packing, *args: object) -> tuple[Tenso
     Raises ValueError for a guide that does not draw the packed site "weights" from a law with these moments, one and
     the same whatever it draws for other sites.
     """
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), forked():
         runs = [sample_sites(guide, args) for _ in range(2)]
     if "weights" not in runs[0]:
         raise ValueError(f"guide: expected one that draws the packed site 'weights', got one of {sorted(runs[0])}.")

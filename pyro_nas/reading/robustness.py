@@ -22,7 +22,7 @@ from pyro_nas.evidence.sites import run_at
 from pyro_nas.graph.modules import Zero
 from pyro_nas.graph.network import Network
 from pyro_nas.graph.space import Edge
-from pyro_nas.reading.posterior import accuracy, each_draw, evaluation_mode
+from pyro_nas.reading.posterior import accuracy, check_classifier, each_draw, evaluation_mode
 
 __all__ = [
     "cell_edges",
@@ -185,6 +185,7 @@ def _loss_signs(model: SpaceModel, draws: Tensors, x: torch.Tensor, y: torch.Ten
                 with torch.enable_grad(), poutine.block():
                     inputs = rows.detach().clone().requires_grad_()
                     outputs = run_at(model, single, (inputs, labels)).outputs
+                    check_classifier(model.likelihood, outputs, labels)
                     log_p = model.likelihood.distribution(outputs).log_prob(labels)
                     gradients.append(torch.autograd.grad(log_p.sum(), inputs)[0])
                 logs.append(log_p.detach())

@@ -16,8 +16,9 @@ from pyro_nas.evidence.currencies import Law, PyroCallable
 from pyro_nas.evidence.packing import Packing
 from pyro_nas.evidence.sites import is_structure, sample_sites, unjoined
 from pyro_nas.graph.costs import total_cost
-from pyro_nas.graph.derivation import derive
+from pyro_nas.graph.derivation import derive, gives_zero
 from pyro_nas.graph.space import Space, Structure
+from pyro_nas.random_state import forked
 from pyro_nas.reading.pruning import moments, parametric_complexity
 from pyro_nas.reading.structure_posterior import choice_probabilities, edge_entropies
 
@@ -35,7 +36,7 @@ def differential_entropy(guide: PyroCallable, *args: object, num_samples: int = 
     """
     checks.integer("num_samples", num_samples, low=2)
     result = {}
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), forked():
         for name, law in _structure_laws(guide, args).items():
             if not _is_relaxed(law):
                 raise ValueError(
@@ -72,7 +73,8 @@ def operational_complexity(space: Space, structure: Structure, x: Inputs) -> dic
     """Return parameters, vertices, edges and floating-point operations per datum of the network a structure stands for.
 
     ``structure`` is what ``derive`` takes: one structure, choice probabilities, or draws. Vertices and edges are those
-    of the whole graph, cells unfolded at each of their positions; an edge of "zero" is none. ``x``: inputs, (batch, …).
+    of the whole graph, cells unfolded at each of their positions; an edge that ``gives_zero`` is none. ``x``: inputs,
+    (batch, …).
 
     Raises ValueError as ``derive``, and where the network cannot run on x.
     """
@@ -88,7 +90,8 @@ def operational_complexity(space: Space, structure: Structure, x: Inputs) -> dic
 
 def _size(space: Space) -> tuple[int, int]:
     """Return vertices and edges of a derived space with its cells unfolded."""
-    kept = {edge: factory for edge, named in space.edges.items() for name, factory in named.items() if name != "zero"}
+    primitives = {edge: next(iter(named.items())) for edge, named in space.edges.items()}
+    kept = {edge: factory for edge, (name, factory) in primitives.items() if not gives_zero(name, factory)}
     vertices, edges = len({vertex for edge in kept for vertex in edge}), len(kept)
     for factory in kept.values():
         if isinstance(factory, Space):  # in place of its edge, between the same two vertices
@@ -117,7 +120,7 @@ def complexities(
         "parametric": parametric_complexity(*moments(guide, packing, x)),
         "entropy_of_choice": float(sum(value.sum() for value in entropies.values())),
     }
-    with torch.random.fork_rng():
+    with forked():
         laws = _structure_laws(guide, (x,)).values()
     if laws and all(map(_is_relaxed, laws)):
         relaxed = differential_entropy(guide, x, num_samples=num_samples).values()

@@ -5,7 +5,6 @@ Functions of a guide or of tables of probabilities; none needs the classes of th
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import math
 from collections.abc import Mapping
@@ -15,15 +14,18 @@ import torch
 from pyro import poutine
 from pyro.distributions import Delta, Dirichlet
 
+from pyro_nas import checks
 from pyro_nas.evidence.currencies import PyroCallable, Site, Sites
 from pyro_nas.evidence.sites import is_structure, same_law, sample_sites, unjoined
-from pyro_nas.graph.enumeration import Vertex, hard_choices
+from pyro_nas.graph.enumeration import Vertex, hard_choices, least_sums, structure_of
 from pyro_nas.graph.space import Choices, Restriction, Space
 from pyro_nas.printing import Printed, Table
+from pyro_nas.random_state import forked
+from pyro_nas.reading.autoguides import structure_draws
 
 __all__ = [
     "ChoiceProbabilities",
-    "Option",
+    "ProbableStructure",
     "by_edge",
     "choice_probabilities",
     "edge_entropies",
@@ -63,24 +65,30 @@ def most_probable(probabilities: torch.Tensor) -> torch.Tensor:
     return hard_choices(probabilities, _restriction(probabilities))
 
 
-def choice_probabilities(guide: PyroCallable, *args: object, num_samples: int = 1000) -> ChoiceProbabilities:
+def choice_probabilities(
+    guide: PyroCallable, *args: object, num_samples: int = 1000, max_runs: int | None = None
+) -> ChoiceProbabilities:
     """Return P(choice) under a guide for each structure site, (edge, choice): that γ's nearest vertex has it.
 
     Exact where the site's law knows it (Gumbel-Softmax, categorical, Bernoulli: at every temperature; Dirichlet, by
-    quadrature) and depends on no other draw. Otherwise the mean over ``num_samples`` runs of the guide, or, for a law
-    that does not know it, the share of draws. The random state is left as it was. They print as a table, with λ and
-    the temperature of a guide that knows its model: at λ other than 1 they are of a tempered posterior.
+    quadrature) and depends on no other draw. Otherwise the mean over ``num_samples`` runs of the guide, ``max_runs`` at
+    most, or, for a law that does not know it, the share of draws; normal autoguides give those in one run. The random
+    state is left as it was. They print as a table, with λ and the temperature of a guide that knows its model: at λ
+    other than 1 they are of a tempered posterior.
     """
-    with torch.no_grad(), torch.random.fork_rng(), poutine.block():
-        runs = [sample_sites(guide, args) for _ in range(2)]
-        if not _same_laws(runs) or _coincide(*runs):
-            runs += [sample_sites(guide, args) for _ in range(num_samples - 2)]
+    with torch.no_grad(), forked(), poutine.block():
+        runs = [sample_sites(guide, args)]
+        drawn = structure_draws(guide, runs[0], num_samples)
+        names = [name for name in _structure_sites(runs[0]) if name not in drawn]
+        if names:
+            runs.append(sample_sites(guide, args))
+            if not _same_laws(runs) or _coincide(*runs):
+                runs += [sample_sites(guide, args) for _ in range(min(num_samples, max_runs or num_samples) - 2)]
         if _same_laws(runs):
             runs = runs[:1]
-        tables = {
-            name: torch.stack([_choices(run[name], num_samples // len(runs)) for run in runs]).mean(0)
-            for name in _structure_sites(runs[0])
-        }
+        tables = {name: hard_choices(gamma, _restriction(gamma)).mean(0) for name, gamma in drawn.items()}
+        for name in names:
+            tables[name] = torch.stack([_choices(run[name], num_samples // len(runs)) for run in runs]).mean(0)
     model = getattr(guide, "model", None)
     return ChoiceProbabilities(tables, getattr(model, "choices", {}), _remark(model))
 
@@ -192,55 +200,48 @@ def number_by_edge(space: Space, values: Mapping[str, torch.Tensor]) -> dict[str
     }
 
 
+class ProbableStructure(NamedTuple):
+    """A structure, {site: (edge, choice)}, which ``derive`` accepts, and the logarithm of its probability, in nats."""
+
+    structure: Vertex
+    log_probability: float
+
+    @property
+    def probability(self) -> float:
+        """The probability itself, which of very many edges is 0 in a float."""
+        return math.exp(self.log_probability)
+
+
 def probable_structures(
     space: Space, probabilities: Mapping[str, torch.Tensor], count: int = 5
-) -> list[tuple[Vertex, float]]:
-    """Return the ``count`` most probable structures under independent edges, best first, with their probabilities.
+) -> list[ProbableStructure]:
+    """Return the ``count`` most probable structures under independent edges, best first, with log-probabilities.
 
-    Each structure maps sites to vertices γ, (edge, choice), which ``derive`` accepts. The search is exact: a best-first
-    walk over the ranks of each edge's options. Raises ValueError as ``Space.check_structure``.
+    On the cube choices are independent too. The search is exact, and best first over edges, or choices on the cube, so
+    that it does not matter how many structures there are.
+
+    Raises ValueError as ``Space.check_structure``, and for a count below 1.
     """
     space.check_structure(probabilities, "probabilities")
-    options = [
-        Option(site, row, _vertices(table, choices))
-        for site, choices in space.choices().items()
-        for row, table in enumerate(probabilities[site].double())
-    ]
-    structures: list[tuple[Vertex, float]] = []
-    start = (0,) * len(options)
-    queue, seen = [(-_probability(options, start), start)], {start}
-    while queue and len(structures) < count:
-        negative, ranks = heapq.heappop(queue)
-        structure = {site: torch.zeros(choices.shape) for site, choices in space.choices().items()}
-        for option, rank in zip(options, ranks, strict=True):
-            structure[option.site][option.row] = option.vertices[rank][1]
-        structures.append((structure, -negative))
-        for edge, option in enumerate(options):
-            following = (*ranks[:edge], ranks[edge] + 1, *ranks[edge + 1 :])
-            if following[edge] < len(option.vertices) and following not in seen:
-                seen.add(following)
-                heapq.heappush(queue, (-_probability(options, following), following))
+    checks.integer("count", count, low=1)
+    sites = space.choices()
+    orders: list[list[int]] = []  # of each digit, its values, most probable first
+    losses: list[list[float]] = []  # how much less log-probable than the first each is
+    best = 0.0
+    for site, choices in sites.items():
+        logs, order = _logs(probabilities[site].double(), choices).sort(dim=-1, descending=True, stable=True)
+        orders += order.tolist()
+        losses += (logs[:, :1] - logs).tolist()
+        best += float(logs[:, 0].sum())
+    structures = []
+    for loss, ranks in itertools.islice(least_sums(losses), count):
+        digits = [order[0] for order in orders]
+        for digit, rank in ranks.items():
+            digits[digit] = orders[digit][rank]
+        structures.append(ProbableStructure(structure_of(sites, digits), best - loss))
     return structures
 
 
-class Option(NamedTuple):
-    """What one edge may be: its vertices with their probabilities, most probable first."""
-
-    site: str
-    row: int
-    vertices: list[tuple[float, torch.Tensor]]
-
-
-def _vertices(table: torch.Tensor, choices: Choices) -> list[tuple[float, torch.Tensor]]:
-    if choices.on_simplex:
-        vertices = [(float(p), vertex) for p, vertex in zip(table, torch.eye(len(table)), strict=True)]
-    else:
-        vertices = [
-            (math.prod(float(p if on else 1 - p) for p, on in zip(table, bits, strict=True)), torch.tensor(bits))
-            for bits in itertools.product((0.0, 1.0), repeat=len(table))
-        ]
-    return sorted(vertices, key=lambda vertex: -vertex[0])
-
-
-def _probability(options: list[Option], ranks: tuple[int, ...]) -> float:
-    return math.prod(option.vertices[rank][0] for option, rank in zip(options, ranks, strict=True))
+def _logs(table: torch.Tensor, choices: Choices) -> torch.Tensor:
+    """Return the log-probabilities of the values of each digit of a site, (digit, value)."""
+    return table.log() if choices.on_simplex else torch.stack([(-table).log1p(), table.log()], -1).flatten(0, 1)

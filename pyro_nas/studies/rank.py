@@ -88,12 +88,12 @@ def rank(
     config = {"data": data, "methods": methods, "seeds": seeds, "images": images, "epochs": epochs,
               "primitives": list(primitives), "task": task.settings(),
               "data_digest": task.split.digest()}  # fmt: skip
-    folder = RunFolder(out, config, resume=resume)
-    cells = list(all_structures(task.space))
-    accuracies = [_accuracies(folder, replace(task, seed=seed), cells, epochs) for seed in seeds]
-    means = [statistics.fmean(values) for values in zip(*accuracies, strict=True)]
-    choices = {method: _choices(folder, task, method, seeds, cells, means) for method in methods}
-    _report(folder, config, accuracies, means, choices)
+    with RunFolder(out, config, resume=resume) as folder:
+        cells = list(all_structures(task.space))
+        accuracies = [_accuracies(folder, replace(task, seed=seed), cells, epochs) for seed in seeds]
+        means = [statistics.fmean(values) for values in zip(*accuracies, strict=True)]
+        choices = {method: _choices(folder, task, method, seeds, cells, means) for method in methods}
+        _report(folder, config, accuracies, means, choices)
 
 
 def _check(methods: Sequence[str], seeds: Sequence[int], images: int, epochs: int) -> None:

@@ -12,10 +12,10 @@ from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoNormal
 from torch import nn
 
 from pyro_nas import Evidence, Space
-from pyro_nas.data import Batches
 from pyro_nas.evidence import evaluate
 from pyro_nas.graph.primitives import dense
 from pyro_nas.inference import adam, svi
+from pyro_nas.inference.batches import Batches
 from pyro_nas.models import Model, guides, priors, structures
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))

@@ -1,5 +1,7 @@
 """Derivation: what is kept of a structure, and a derived network against the whole one at that structure."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch import nn
 from pyro_nas import Network, Space, derive
 from pyro_nas.graph.derivation import parallel
 from pyro_nas.graph.families import cell_spaces
+from pyro_nas.graph.modules import Zero
 from pyro_nas.graph.primitives import dense, skip, zero
 
 
@@ -85,3 +88,39 @@ def test_derivation_keeps_the_strongest_edges_and_never_zero():
 def test_parallel_sums():
     space = parallel({"a": skip(), "b": skip()})
     assert torch.equal(Network(space)(torch.ones(2, 2)), torch.full((2, 2), 2.0))
+
+
+@pytest.mark.parametrize("factory", [zero(), zero, Zero, partial(Zero, 1), lambda: Zero()])
+def test_a_zero_of_any_name_is_never_a_parent(factory):
+    named = {"nothing": factory, "skip": skip()} if factory is not zero else {"none": nn.Identity, "skip": skip()}
+    space = Space({(0, 2): named, (1, 2): named}, inputs=(0, 1))
+    best = {"structure": torch.tensor([[0.9, 0.1], [0.6, 0.4]])}
+    derived = derive(space, best, parents=2)
+    assert {edge: list(primitives) for edge, primitives in derived.edges.items()} == {
+        (0, 2): ["skip"], (1, 2): ["skip"],
+    }  # fmt: skip
+    assert list(derive(space, best).edges[0, 2]) == [next(iter(named))]  # without parents the most probable is kept
+
+
+def test_zeros_of_cells_are_known_too():
+    cell = Space({(0, 1): {"none": zero(), "skip": skip()}}, name="cell")
+    space = Space({(0, 1): {"cell": cell}, (1, 2): {"cell": cell}})
+    derived = derive(space, {"structure.cell": torch.tensor([[0.9, 0.1]])}, parents=1)
+    assert list(derived.edges[0, 1]["cell"].edges[0, 1]) == ["skip"]
+
+
+def test_an_edge_with_nothing_but_zeros_has_no_parent_to_keep():
+    space = Space({(0, 1): {"none": zero(), "zero": zero()}})
+    with pytest.raises(ValueError, match=r"^parents: expected a primitive that is no zero .* on \(0, 1\)"):
+        derive(space, {"structure": torch.tensor([[0.5, 0.5]])}, parents=1)
+
+
+def test_a_guide_is_no_structure(small_space):
+    with pytest.raises(TypeError, match=r"^structure: expected {site: γ}, got .* Pass mean_draw\(guide\)"):
+        derive(small_space, lambda: None)
+
+
+def test_parents_of_a_cube_are_refused():
+    cube = Space({(0, 1): {"a": skip(), "b": dense(3, 3)}}, restriction="cube")
+    with pytest.raises(ValueError, match=r"^parents: expected choices on the simplex, .*2. Use threshold"):
+        derive(cube, {"structure": torch.ones(1, 2)}, parents=2)

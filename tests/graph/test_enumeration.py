@@ -1,5 +1,8 @@
 """Enumeration: all structures counted by hand, neighbours and nearest vertices by brute force, draws by shares."""
 
+import itertools
+import math
+
 import pytest
 import torch
 
@@ -9,6 +12,7 @@ from pyro_nas.graph.enumeration import (
     count_structures,
     hard_choices,
     key_of_structure,
+    least_sums,
     neighbours,
     random_structure,
 )
@@ -61,6 +65,36 @@ def test_random_structures_are_uniform_and_those_of_the_generator():
     assert sum((count - 100) ** 2 / 100 for count in counts.values()) < 40.8  # χ²₁₇, p = 0.001
     first, same, other = (random_structure(space, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert key_of_structure(first) == key_of_structure(same) != key_of_structure(other)
+
+
+def test_a_wide_edge_on_the_cube_is_never_listed():
+    """Of 2^200 vertices an edge, three edges: counted by formula, and walked through one by one."""
+    space = Space({edge: {f"p{k}": skip() for k in range(200)} for edge in NAMES}, restriction="cube")
+    assert count_structures(space) == 2**600
+    first, second = itertools.islice(all_structures(space), 2)
+    assert not first["structure"].any()
+    assert second["structure"].nonzero().tolist() == [[2, 199]]  # the last digit moves first
+    drawn = random_structure(space, torch.Generator().manual_seed(0))
+    space.check_structure(drawn)
+    assert abs(float(drawn["structure"].sum()) - 300) < 4 * 150**0.5
+    assert len(list(neighbours(space, drawn))) == 600
+
+
+def test_random_structures_on_the_cube_are_uniform():
+    space, generator = space_of("cube"), torch.Generator().manual_seed(0)
+    counts = dict.fromkeys(map(key_of_structure, all_structures(space)), 0)
+    for _ in range(10 * len(counts)):
+        counts[key_of_structure(random_structure(space, generator))] += 1
+    assert sum((count - 10) ** 2 / 10 for count in counts.values()) < 330.5  # χ²₂₅₅, p = 0.001
+
+
+@pytest.mark.parametrize("rows", [[], [[0.0]], [[0.0, 1.0, 1.5], [0.0], [0.0, 0.25], [0.0, 0.0, math.inf], [0.0, 7.0]]])
+def test_least_sums_are_all_sums_in_order(rows):
+    found = list(least_sums(rows))
+    assert [value for value, _ in found] == sorted(map(sum, itertools.product(*rows)))
+    assert [value for value, _ in found] == [sum(rows[row][rank] for row, rank in ranks.items()) for _, ranks in found]
+    assert len({tuple(sorted(ranks.items())) for _, ranks in found}) == math.prod(map(len, rows))
+    assert all(ranks.values() for _, ranks in found if ranks)
 
 
 @pytest.mark.parametrize("restriction", COUNTS)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pyro_nas import Network, Space
+from pyro_nas.graph.network import running
 from pyro_nas.graph.primitives import dense, primitive, skip, zero
 
 
@@ -87,3 +88,51 @@ def test_names_do_not_collide():
         @primitive
         def skip():
             return nn.Identity()
+
+
+def test_a_module_that_cannot_be_built_is_named():
+    huge = Space({(0, 1): {"huge": dense(2**31, 2**31)}})
+    with pytest.raises(
+        ValueError, match=r"^edges\[\(0, 1\)\]\['huge'\]: expected a module that can be built, .* too large"
+    ):
+        Network(huge)
+
+
+def test_a_copy_has_modules_of_its_own_and_ties_what_was_tied():
+    shared = nn.Linear(3, 3)
+    network = Network(Space({(0, 1): {"a": lambda: shared}, (1, 2): {"b": lambda: shared}}))
+    copied = network.copied()
+    assert len(list(copied.parameters())) == 2
+    assert copied.edges["0-1"]["a"] is copied.edges["1-2"]["b"]
+    assert copied.edges["0-1"]["a"] is not shared
+
+
+def test_what_a_network_cannot_run_on_comes_with_a_remedy():
+    network = Network(Space({(0, 1): {"a": dense(3, 2)}}))
+    with (
+        pytest.raises(ValueError, match=r"inputs of shape \(4, 5\): .*$") as caught,
+        running(network, (torch.ones(4, 5),)),
+    ):
+        network(torch.ones(4, 5))
+    assert "call x.to" not in str(caught.value)
+    with (
+        pytest.raises(ValueError, match=r"x is torch.uint8: call x.to\(torch.float32\)"),
+        running(network, (torch.ones(4, 3, dtype=torch.uint8),)),
+    ):
+        network(torch.ones(4, 3, dtype=torch.uint8))
+
+
+def test_weights_replace_a_shared_parameter_at_every_place_and_leave_it():
+    """One layer on two edges, a parameter of two layers, and one that is neither."""
+    shared = torch.nn.Linear(2, 2)
+    tied, own = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    tied.weight = shared.weight
+    edges = {(0, 1): {"a": lambda: shared}, (1, 2): {"b": lambda: shared}, (2, 3): {"c": lambda: tied}}
+    network = Network(Space({**edges, (3, 4): {"d": lambda: own}}))
+    weight, bias, before = torch.randn(2, 2), torch.randn(2), dict(network.named_parameters())
+    x = torch.randn(5, 2)
+    found = network.with_weights({"edges.0-1.a.weight": weight, "edges.0-1.a.bias": bias}, x, {})
+    once = x @ weight.T + bias
+    expected = own((once @ weight.T + bias) @ weight.T + tied.bias)
+    torch.testing.assert_close(found, expected)
+    assert all(parameter is before[name] for name, parameter in network.named_parameters())

@@ -51,3 +51,12 @@ def test_an_edge_of_a_single_primitive_is_a_choice_on_the_cube_alone(restriction
     expected = {"structure": (1, 2)} if simplex else {"structure.1": (1, 1), "structure.2": (1, 2)}
     assert {site: c.shape for site, c in space.choices().items()} == expected
     assert all(choices.on_simplex is simplex for choices in space.choices().values())
+
+
+def test_spaces_nest_twenty_deep():
+    space = Space({(0, 1): {"skip": skip()}})
+    for _ in range(19):
+        space = Space({(0, 1): {"inner": space}})
+    assert Network(space)(torch.ones(2, 3)).tolist() == torch.ones(2, 3).tolist()
+    with pytest.raises(ValueError, match=r"^edges: expected spaces nested at most 20 deep, got 21"):
+        Space({(0, 1): {"inner": space}})

@@ -119,7 +119,12 @@ def test_bad_input_is_named(data):
         num_data=N,
         likelihood=likelihoods.gaussian(NOISE, learn=False),
     ).double()
+    layer = nn.Linear(D, D, bias=False)
+    shared = {(0, 1): {"a": lambda: layer}, (1, 2): {"b": lambda: layer}, (2, 3): linear}
     calls = {
+        r"weights of one layer each, got shared ones: \['edges.1-2.b.weight'\]": lambda: kronecker.fit(
+            Model(Space(shared), num_data=N, likelihood=likelihoods.gaussian(NOISE, learn=False)).double(), data
+        ),
         "model: expected a Model with a centred normal prior": lambda: kronecker.fit(
             build(weights=priors.laplace(3.0)), data
         ),

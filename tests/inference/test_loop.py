@@ -1,14 +1,20 @@
 """The loop: fits in parts and in turns, early stopping, schedules; bit for bit where that is promised."""
 
 import contextlib
+import itertools
 import math
+from functools import partial
 
 import pyro
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoNormal
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
-from pyro_nas.inference import adam, one_cycle, schedules, svi
+from pyro_nas import Space
+from pyro_nas.graph.primitives import dense
+from pyro_nas.inference import adam, bilevel, one_cycle, schedules, svi
 from pyro_nas.inference.loop import _best_epoch
 from pyro_nas.models import Model, guides, likelihoods, structures
 
@@ -215,3 +221,151 @@ def test_schedulers_with_number_keys_and_loaders_with_generators_resume(small_sp
     model, guide, loader, options = parts(tmp_path / "parts")
     svi.fit(model, guide, loader, resume=True, **options)
     assert torch.equal(guide.loc["weights"], expected)
+
+
+def test_callbacks_may_draw_and_change_modes_without_changing_the_fit(state, same):
+    x, y = torch.randn(40, 3), torch.arange(40) % 2
+    noisy = Space({(0, 1): {"a": partial(Noisy, 3, 3), "b": dense(3, 3)}, (1, 2): {"out": dense(3, 2)}})
+
+    def fitted(**options):
+        torch.manual_seed(0)
+        model = Model(noisy, num_data=40)
+        guide = guides.MeanField(model)
+        svi.fit(model, guide, (x, y), epochs=3, batch_size=10, **options)
+        return state(model, guide)
+
+    def draws(record):
+        torch.randn(record["epoch"] + 1)
+        torch.manual_seed(99)
+
+    expected = fitted()
+    assert same(fitted(callbacks=[draws]), expected)
+    assert same(fitted(callbacks=[draws, lambda record: MODELS[-1].eval() and None]), expected)
+
+
+MODELS = []
+
+
+class Noisy(torch.nn.Linear):
+    """A linear map of inputs of which half are dropped, in training."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        MODELS.append(self)
+
+    def forward(self, x):
+        return super().forward(torch.nn.functional.dropout(x, 0.5, self.training))
+
+
+@pytest.mark.parametrize("where", ["loader", "sampler", "batch sampler", "dataset"])
+def test_a_fit_resumes_with_generators_of_samplers_and_datasets(where, small_data, tmp_path, build, state, same):
+    class Jittered(Dataset):
+        def __init__(self):
+            self.generator = torch.Generator().manual_seed(5)
+
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, index):
+            return small_data[0][index] + 0.1 * torch.randn(3, generator=self.generator), small_data[1][index]
+
+    def loader():
+        generator, data = torch.Generator().manual_seed(3), TensorDataset(*small_data)
+        if where == "loader":
+            return DataLoader(data, 8, shuffle=True, generator=generator)
+        sampler = RandomSampler(data, generator=generator)
+        if where == "sampler":
+            return DataLoader(data, 8, sampler=sampler)
+        if where == "batch sampler":
+            return DataLoader(data, batch_sampler=BatchSampler(sampler, 8, drop_last=False))
+        return DataLoader(Jittered(), 8)
+
+    def stop(record):
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    model, guide = build()
+    svi.fit(model, guide, loader(), epochs=4, checkpoint=tmp_path / "whole")
+    expected = state(model, guide)
+    model, guide = build()
+    with pytest.raises(KeyboardInterrupt):
+        svi.fit(model, guide, loader(), epochs=4, checkpoint=tmp_path / "parts", callbacks=[stop])
+    model, guide = build(seed=7)
+    svi.fit(model, guide, loader(), epochs=4, checkpoint=tmp_path / "parts", resume=True)
+    assert same(state(model, guide), expected)
+
+
+LEFTOVERS = {
+    "leftover in fixed order": lambda data: DataLoader(data, 10),
+    "leftover at random": lambda data: DataLoader(data, 10, shuffle=True),
+    "sizes that the data decide": lambda data: DataLoader(data, batch_sampler=[[0], [1, 2], [*range(3, 11)]]),
+}
+
+
+@pytest.mark.parametrize("name", LEFTOVERS)
+def test_an_epoch_of_unequal_batches_moves_as_all_data_at_once_do(name):
+    """One epoch in K batches is K steps of all data, to first order in the rate of SGD.
+
+    A leftover of one datum, weighted as a whole batch, would pull ten times as hard.
+    """
+    x, y = torch.randn(11, 3), 5 * torch.randn(11, 1)
+    loader = LEFTOVERS[name](TensorDataset(x, y))
+    space = Space({(0, 1): {"linear": partial(nn.Linear, 3, 1, bias=False)}})
+    moves = []
+    for source, steps in ((loader, 1), ((x, y), len(loader))):
+        torch.manual_seed(0)
+        model = Model(space, num_data=11, likelihood=likelihoods.gaussian(1.0, learn=False))
+        guide = guides.PointMass(model)
+        start = guide.loc["weights"].detach().clone()
+        svi.fit(model, guide, source, optimizer=partial(torch.optim.SGD, lr=1e-4), epochs=steps)
+        moves.append(guide.loc["weights"].detach() - start)
+    torch.testing.assert_close(moves[0], moves[1], rtol=1e-3, atol=1e-7)
+
+
+def test_the_record_of_unequal_batches_is_of_all_data(small_space):
+    """At a rate that moves nothing, the record's log-likelihood is Σ log p(y_i | x_i, w)."""
+    x, y = torch.randn(11, 3), torch.arange(11) % 2
+    model = Model(Space({(0, 1): {"linear": partial(nn.Linear, 3, 2)}}), num_data=11)
+    guide = guides.PointMass(model)
+    loader = DataLoader(TensorDataset(x, y), 5)
+    fit = svi.fit(model, guide, loader, optimizer=partial(torch.optim.SGD, lr=1e-30), epochs=1)
+    whole = svi.fit(model, guide, (x, y), optimizer=partial(torch.optim.SGD, lr=1e-30), epochs=1)
+    assert fit.records[0]["log_likelihood"] == pytest.approx(whole.records[0]["log_likelihood"], rel=1e-5)
+
+
+def test_a_loader_is_gone_through_once_an_epoch(small_space):
+    """Beside its own batches one more, the first, whatever looks at it: checks, the first pass, records."""
+    x, y = torch.randn(12, 3), torch.arange(12) % 2
+    loaded = []
+
+    class Recorded(torch.utils.data.Dataset):
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, index):
+            loaded.append(index)
+            return x[index], y[index]
+
+    model = Model(small_space, num_data=12)
+    svi.fit(model, AutoNormal(model), DataLoader(Recorded(), 4), epochs=3)
+    assert loaded == [0, 1, 2, 3, *range(12), *range(12), *range(12)]
+    loaded.clear()
+    guide = guides.MeanField(model)
+    bilevel.fit(model, guide, (x, y), DataLoader(Recorded(), 4), epochs=2, batch_size=6, measure_validation=False)
+    assert loaded == [0, 1, 2, 3, *range(8), *range(8, 12), *range(4)]  # two batches an epoch, on from the last
+
+
+@pytest.mark.parametrize("kind", [AutoNormal, AutoLowRankMultivariateNormal])
+def test_the_record_of_an_autoguide_takes_one_run_of_it(kind, small_space, small_data, monkeypatch):
+    model = Model(small_space, num_data=40)
+    guide = kind(model)
+    runs, forward = [], type(guide).forward
+
+    def counted(self, *args, **kwargs):
+        runs.append(1)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(kind, "forward", counted)
+    counts = []
+    svi.fit(model, guide, small_data, epochs=3, callbacks=[lambda record: counts.append(len(runs))])
+    assert [after - before for before, after in itertools.pairwise(counts)] == [2, 2]  # a step and a record

@@ -12,7 +12,7 @@ from torch import nn
 from pyro_nas import Space, predict, to_arviz
 from pyro_nas.graph.primitives import dense, skip
 from pyro_nas.inference import sampling, tempering
-from pyro_nas.models import Model, likelihoods, priors, structures
+from pyro_nas.models import Model, learned_priors, likelihoods, priors, structures
 from pyro_nas.reading.arviz_export import mean_error
 from pyro_nas.reading.conjugate import LinearRegression
 
@@ -192,3 +192,24 @@ def test_errors_say_what_to_do(regression):
 
     with pytest.raises(ValueError, match="finite log-densities at draws of the prior, got 0 of 1"):
         sampling.nuts(nowhere, regression)
+
+
+def test_parameters_that_would_be_held_at_their_start_are_refused(regression):
+    """Chains of a learned noise are at the noise that it starts with, of a learned scale at that scale."""
+
+    space, known = Space({(0, 1): {"linear": partial(nn.Linear, D, 1)}}), likelihoods.gaussian(1.0, learn=False)
+    noisy = Model(space, num_data=N, likelihood=likelihoods.gaussian(1.0))
+    scaled = Model(space, num_data=N, weights=learned_priors.learned_normal(1.0), likelihood=known)
+
+    def by_param(x, y):
+        scale = pyro.param("scale", torch.tensor(1.0))
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(w, scale).expand([len(y), 1]).to_event(2), obs=y)
+
+    for model, name in ((noisy, "likelihood.log_noise"), (scaled, "weights.log_scale"), (by_param, "scale")):
+        for sample in (sampling.nuts, tempering.evidence):
+            with pytest.raises(ValueError, match=rf"^model: expected no .*\['model.{name}'\]. .*requires_grad_"):
+                sample(model, regression)
+    noisy.requires_grad_(False)
+    chains = sampling.nuts(noisy, regression, draws=4, warmup=1, chains=1)
+    assert list(chains.chains[0]) == ["weights"]

@@ -5,7 +5,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_nas.inference.state import kept_buffers, named_parameters, split_parameters
+from pyro_nas.inference.state import FitState, kept_buffers, named_parameters, split_parameters
 from pyro_nas.models import Model, guides, likelihoods
 
 
@@ -26,8 +26,11 @@ def test_a_checkpoint_of_another_model_is_refused(small_data, tmp_path, build, f
     model, guide = build()
     fit(model, guide, small_data, "svi", checkpoint=tmp_path)
     other = guides.LowRankNormal(model)
-    with pytest.raises(ValueError, match="expected the tensors of this model and guide"):
+    with pytest.raises(ValueError, match=r"fit.guide.class '.*MeanField' → '.*LowRankNormal'"):
         fit(model, other, small_data, "svi", checkpoint=tmp_path, resume=True)
+    named = {"guide.loc": torch.zeros(3)}
+    with pytest.raises(ValueError, match="expected the tensors of this model and guide"):
+        FitState(model, guide, named, {}, {}).restore({"guide.loc": torch.zeros(4)})
 
 
 def test_all_parameters_are_found_once_and_those_that_are_held_still_are_not(small_space, small_data):

@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+import pyro
 import pytest
 import torch
 from torch import nn
@@ -96,3 +97,52 @@ def test_a_step_ascends_the_evidence_per_datum(small_space, small_data):
         Stepper(Evidence(model, guide), parameters, 40, 1, sgd, None, options)(0, *small_data)
         step = 0.5 * gradient / 40 if norm is None else 0.5 * norm * gradient / gradient.norm()
         assert torch.allclose(guide.loc["weights"].detach(), before + step, atol=1e-6)
+
+
+SCHEDULES = torch.optim.lr_scheduler
+PYRO_SCHEDULE = pyro.optim.ExponentialLR({"optimizer": torch.optim.SGD, "optim_args": {"lr": 1.0}, "gamma": 0.1})
+REFUSED = {
+    "made already": ("optimizer", torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1), "functools.partial"),
+    "of Pyro": ("optimizer", pyro.optim.Adam({"lr": 0.1}), r"functools.partial\(torch.optim.Adam, lr=0.01\)"),
+    "with line search": ("optimizer", torch.optim.LBFGS, "steps along a gradient, got LBFGS"),
+    "of others": (
+        "optimizer", lambda parameters: torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1), "got one of others"),
+    "plateau": ("scheduler", SCHEDULES.ReduceLROnPlateau, "ReduceLROnPlateau, which follows a loss. Stop by patience"),
+    "plateau of an optimizer": (
+        "scheduler", lambda optimizer, steps: SCHEDULES.ReduceLROnPlateau(optimizer), "which follows a loss"),
+    "class": ("scheduler", SCHEDULES.ExponentialLR, "would take the number of steps for its gamma. Pass lambda"),
+    "step class": ("scheduler", SCHEDULES.StepLR, r"its step_size. .* StepLR\(optimizer, step_size=…\)"),
+    "of Pyro's": ("scheduler", PYRO_SCHEDULE, "one_cycle"),
+    "number": ("scheduler", 0.1, "a function of the optimizer and the number of steps"),
+    "of nothing": ("scheduler", lambda optimizer, steps: None, "a schedule of torch, got None"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_optimizers_and_schedules_that_cannot_step_are_refused_before_the_first_step(name, small_space, small_data):
+    argument, value, message = REFUSED[name]
+    model = Model(small_space, num_data=40)
+    guide = guides.MeanField(model)
+    before = guide.loc["weights"].clone()
+    with pytest.raises((TypeError, ValueError), match=rf"^{argument}: expected .*{message}"):
+        svi.fit(model, guide, small_data, epochs=1, **{argument: value})
+    assert torch.equal(guide.loc["weights"], before)
+
+
+def test_a_class_whose_second_argument_is_the_number_of_steps_is_a_schedule(small_space, small_data):
+    model = Model(small_space, num_data=40)
+    svi.fit(model, guides.MeanField(model), small_data, epochs=2, scheduler=SCHEDULES.CosineAnnealingLR)
+
+
+def test_the_weight_of_a_batch_scales_its_loss(small_space, small_data):
+    model = Model(small_space, num_data=40)
+    guide = guides.MeanField(model)
+    parameters = dict(guide.named_parameters())
+    gradients = []
+    for weight in (1.0, 0.25):
+        sgd = partial(torch.optim.SGD, lr=1e-9)
+        stepper = Stepper(Evidence(model, guide), parameters, 40, 1, sgd, None, Options(), lambda y, w=weight: w)
+        torch.manual_seed(1)
+        stepper(0, *small_data)
+        gradients.append(guide.loc["weights"].grad.clone())
+    torch.testing.assert_close(0.25 * gradients[0], gradients[1])

@@ -3,13 +3,15 @@
 import copy
 import pickle
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from torch.distributions import constraints
 
+from pyro_nas.evidence.packing import Packing
 from pyro_nas.models import Model, guides, priors
-from pyro_nas.models.latents import Latent, is_packed, is_positive, is_real, unconstrained
+from pyro_nas.models.latents import Latent, is_packed, is_positive, is_real, laid_out, unconstrained
 
 VECTOR, MATRIX = torch.tensor([0.5, 2.0]), torch.full((3, 2), 0.5)
 SITES = {  # value, support, (real, positive, packed)
@@ -68,3 +70,48 @@ def test_a_copied_guide_draws_from_the_same_laws(small_space):
         torch.manual_seed(1)
         draws.append(drawn())
     assert all(torch.equal(draws[0][site], draws[1][site]) for site in draws[0])
+
+
+LAYOUT = Packing({"a": torch.Size([2, 3]), "b": torch.Size([2])})
+
+
+def frozen_rest(packing):
+    return lambda: {name: pyro.sample(name, dist.Normal(torch.zeros(2, 3), 1.0).to_event(2)) for name in ("a",)}
+
+
+def renamed(packing):
+    return lambda: {name + "s": value for name, value in priors.normal(1.0)(packing)().items()}
+
+
+def transposed(packing):
+    return lambda: {
+        name: value.mT if value.dim() > 1 else value for name, value in priors.normal(1.0)(packing)().items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("prior", "kind", "message"),
+    [
+        (frozen_rest, ValueError, r"draws {'b': \(2,\)}, got {'b': None}. Draw every name of packing.shapes"),
+        (renamed, ValueError, r"draws {'a': \(2, 3\), 'as': None, .*got {'a': None, 'as': \(2, 3\)"),
+        (transposed, ValueError, r"draws {'a': \(2, 3\)}, got {'a': \(3, 2\)}"),
+        (dist.Normal(0.0, 1.0), TypeError, r"a weight prior, .* got Normal.* Write priors.each"),
+        (1.0, TypeError, "a weight prior, a function of a Packing"),
+        (lambda packing: 3, TypeError, r"returns a function \(\) → {name: tensor}, got 3"),
+        (lambda packing: lambda: [1], TypeError, r"draws {name: tensor}, got \[1\]"),
+    ],
+)
+def test_a_prior_that_leaves_weights_out_or_draws_others_is_refused(prior, kind, message):
+    with pytest.raises(kind, match=f"^weights: expected .*{message}"):
+        laid_out(prior, LAYOUT)
+
+
+def test_checking_a_prior_leaves_the_random_state():
+    before = torch.get_rng_state()
+    draw = laid_out(priors.normal(1.0), LAYOUT)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert {name: value.shape for name, value in draw().items()} == LAYOUT.shapes
+
+
+def test_a_network_without_weights_asks_no_prior():
+    assert laid_out(priors.relevance_determination(), Packing({}))() == {}

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 ELSEWHERE = {  # module: the file of its tests, where that is not of its name
     "pyro_nas.__main__": "studies/test_command_line.py",  # the table of commands, which is what that file runs
     "pyro_nas.studies.rank": "studies/test_compare_command.py",  # ranks by the methods that compare has
+    "pyro_nas.studies.search.saved_run": "studies/test_saved_run.py",  # what a run left
     "pyro_nas.studies.fit_arguments": None,  # types alone: mypy is its test
     **dict.fromkeys(  # the parts of a command are tested by running it
         ["pyro_nas.studies.search.command", "pyro_nas.studies.search.report", "pyro_nas.studies.search.settings"],
@@ -76,7 +77,8 @@ def test_that_file_goes_through_the_module(name):
 
 def test_all_wings_and_the_root_are_looked_at():
     expected = {
-        "pyro_nas.files": "test_files.py",
+        "pyro_nas.data": "test_data.py",
+        "pyro_nas.files.atomic": "files/test_atomic.py",
         "pyro_nas.graph.families.zoo": "graph/test_zoo.py",
         "pyro_nas.models.priors": "models/test_priors.py",
         "pyro_nas.inference.svi": "inference/test_svi.py",

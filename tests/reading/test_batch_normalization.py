@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 from pyro_nas import Space
-from pyro_nas.data import Batches
 from pyro_nas.graph.families import zoo
 from pyro_nas.graph.primitives import convolution, dense, flatten, skip
+from pyro_nas.inference.batches import Batches
 from pyro_nas.models import Model, guides, structures
 from pyro_nas.reading.batch_normalization import recalibrate, recalibrated
 from pyro_nas.reading.posterior import draw
@@ -38,7 +38,7 @@ def chain():
 
 
 def by_hand(model, weights, batches):
-    """The mean and the unbiased variance of both layers' inputs, averaged over batches and vectors of weights."""
+    """The mean and the unbiased variance of both layers' inputs, averaged over data, batch by batch, and weights."""
     moments = []
     for vector in weights:
         first, second = model.packing.unpack(vector).values()
@@ -49,7 +49,8 @@ def by_hand(model, weights, batches):
             normal = (a - mean[:, None, None]) / (biased[:, None, None] + 1e-5).sqrt()
             b = conv2d(normal, second, padding=1)
             moments.append(torch.cat([mean, variance, b.mean((0, 2, 3)), b.var((0, 2, 3))]))
-    return torch.stack(moments).mean(0)
+    sizes = torch.tensor([len(x) for x in batches]).repeat(len(weights))
+    return (torch.stack(moments) * (sizes / sizes.sum())[:, None]).sum(0)
 
 
 def found(model):
@@ -67,6 +68,10 @@ def test_statistics_are_those_worked_out_by_hand(chain, count):
         assert torch.allclose(found(model), expected, atol=1e-5)
         assert [int(layer.num_batches_tracked) for layer in layers(model)] == [3 * count] * 2
     assert not torch.allclose(by_hand(model, draws["weights"], [x]), expected, atol=1e-3)
+    one = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    vectors = Model(Space({(0, 1): {"a": lambda: one}}), num_data=3)
+    with pytest.raises(ValueError, match=r"^batches: expected two data or more in each"):
+        recalibrate(vectors, draw(guides.MeanField(vectors), num_samples=1), (torch.ones(1, 3), torch.zeros(1)))
     wrong = copy.deepcopy(model).train()  # with its usual momentum
     for layer in layers(wrong):
         layer.reset_running_stats()

@@ -18,7 +18,7 @@ from pyro_nas.graph.enumeration import all_structures, key_of_structure
 from pyro_nas.inference import adam, sampling, svi
 from pyro_nas.models import Model, guides, likelihoods, priors, structures
 from pyro_nas.reading import importance
-from pyro_nas.reading.arviz_export import mean_error
+from pyro_nas.reading.arviz_export import mean_error, restarts_r_hat
 from pyro_nas.reading.conjugate import LinearRegression
 from pyro_nas.reading.importance import leave_one_out, structure_probabilities, weigh
 
@@ -92,6 +92,36 @@ def test_wrong_bounds_do_not(weighted, exact, monkeypatch):
     monkeypatch.setattr(importance, "_log_mean", lambda values: values.mean(-1))  # the logarithm before the mean
     with pytest.raises(AssertionError):
         check_bounds(weighted, exact)
+
+
+def test_k_cannot_see_a_mode_that_the_guide_misses_and_r_hat_of_restarts_can():
+    """y = w² + ε of one datum, y = 4: two modes ±m, m² = 4 − s²/2, each the half of p(D)."""
+    data, s = (torch.zeros(1, 1), torch.tensor([4.0])), 0.5
+    mode = (4 - s**2 / 2) ** 0.5
+    spread = 1.2 * s / (2 * mode)
+
+    def model(x, y):
+        w = pyro.sample("weights", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", 1):
+            pyro.sample("y", dist.Normal(w.square(), s), obs=y)
+
+    def weighted(law, seed=0):
+        return weigh(model, lambda x, y: pyro.sample("weights", law), data, draws=400, seed=seed)
+
+    w = torch.linspace(-6, 6, 20_001, dtype=torch.double)
+    density = dist.Normal(0.0, 1.0).log_prob(w) + dist.Normal(w.square(), s).log_prob(torch.tensor(4.0))
+    exact = float(torch.trapezoid(density.exp(), w).log())
+    left, right, again = (weighted(dist.Normal(at * mode, spread), seed) for at, seed in ((-1, 0), (1, 1), (1, 2)))
+    for one in (left, right, again):
+        assert one.pareto_k < 0.7  # nothing wrong with the draws that there are
+        assert one.evidence.standard_error < 0.05
+        assert one.evidence.value == pytest.approx(exact - math.log(2), abs=4 * one.evidence.standard_error)
+    assert restarts_r_hat([right.draws, again.draws])["weights"] < 1.02
+    assert restarts_r_hat([left.draws, right.draws])["weights"] > 1.5
+    both = dist.MixtureSameFamily(
+        dist.Categorical(torch.ones(2)), dist.Normal(torch.tensor([-mode, mode]), torch.full((2,), spread))
+    )
+    check_evidence(weighted(both), exact)
 
 
 def check_evidence(weighted, truth, error=0.1):

@@ -67,6 +67,16 @@ def test_pictures_show_what_they_should(small_space):
         plot_structure(records, Space({(0, 1): {"a": skip()}}))
 
 
+def test_of_many_edges_those_are_drawn_that_are_least_certain(monkeypatch):
+    monkeypatch.setattr("pyro_nas.reading.plots.PANELS", 2)
+    space = Space({(i, i + 1): {"a": skip(), "b": skip()} for i in range(4)})
+    tables = [[[0.5, 0.5], [0.9, 0.1], [0.6, 0.4], [0.99, 0.01]], [[1.0, 0.0], [0.6, 0.4], [0.9, 0.1], [0.3, 0.7]]]
+    records = [{"epoch": epoch, "structure": {"structure": table}} for epoch, table in enumerate(tables)]
+    figure = plot_structure(records, space)
+    assert [axis.get_title() for axis in figure.axes] == ["structure  1 → 2", "structure  3 → 4"]
+    assert np.allclose(figure.axes[1].lines[0].get_ydata(), [0.99, 0.3])
+
+
 def test_labels_of_cells_of_four_nodes_stand_at_their_arcs():
     space = darts()
     probabilities = probabilities_of(space)

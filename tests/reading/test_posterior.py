@@ -1,6 +1,7 @@
 """Posterior: predictions as means over draws, and one draw at the means."""
 
 import contextlib
+import weakref
 
 import pyro
 import pyro.distributions as dist
@@ -13,7 +14,7 @@ from torch.distributions import biject_to, constraints
 from pyro_nas import Space, accuracy, draw, predict
 from pyro_nas.graph.primitives import dense
 from pyro_nas.inference import svi
-from pyro_nas.models import Model, guides, priors
+from pyro_nas.models import Model, guides, likelihoods, priors
 from pyro_nas.reading.posterior import each_draw, evaluation_mode, mean_draw
 
 
@@ -111,3 +112,54 @@ def test_modes_are_back_after_an_evaluation():
         assert not any(part.training for part in module.modules())
         raise KeyError
     assert [part.training for part in module.modules()] == [True, False, True]
+
+
+def test_predictions_take_the_memory_of_one(build, small_data, monkeypatch):
+    """The outputs of no two draws live at once, beside their sum."""
+    model, guide = build()
+    alive, most = weakref.WeakSet(), []
+
+    class Kept(torch.Tensor):
+        __hash__ = object.__hash__
+
+    mean = model.likelihood.mean
+
+    def watched(outputs):
+        value = mean(outputs).as_subclass(Kept)
+        alive.add(value)
+        most.append(sum(1 for _ in alive))
+        return value
+
+    monkeypatch.setattr(model.likelihood, "mean", watched)
+    predict(model, guide, small_data[0], num_samples=20)
+    assert max(most) <= 3
+
+
+def test_what_predictions_cannot_be_made_of_comes_with_a_remedy(small_space, small_data, build):
+    x = small_data[0]
+    model, guide = build()
+    for bad, kind, message in (
+        (x.numpy(), TypeError, r"^x: expected a tensor, got .* Call torch.as_tensor on it"),
+        (x.double(), ValueError, r"^x: .* x is torch.float64: call x.to\(torch.float32\)"),
+        (x[:, :2], ValueError, r"^x: the network cannot run on inputs of shape \(40, 2\)"),
+    ):
+        with pytest.raises(kind, match=message):
+            predict(model, guide, bad)
+    with pytest.raises(TypeError, match=r"^posterior: expected a guide that runs without data, .*draw\(guide, x, y\)"):
+        predict(model, AutoNormal(model), x)
+    fit = svi.fit(model, guide, small_data, epochs=1)
+    with pytest.raises(TypeError, match=r"^posterior: expected a guide, such as fit.posterior, or draws"):
+        predict(model, fit, x)
+
+
+def test_an_accuracy_is_of_classes(small_data):
+    """A Gaussian model has none: its outputs' largest feature is no class."""
+    x, y = small_data
+    for likelihood in (likelihoods.gaussian(1.0), likelihoods.bernoulli()):
+        model = Model(Space({(0, 1): {"a": dense(3, 2)}}), num_data=40, likelihood=likelihood)
+        with pytest.raises(ValueError, match=r"^model: expected a likelihood of classes, .* Score predict"):
+            accuracy(model, guides.MeanField(model), x, y)
+    model = Model(Space({(0, 1): {"a": dense(3, 2)}}), num_data=40)
+    assert 0 <= accuracy(model, guides.MeanField(model), x, y) <= 1
+    with pytest.raises(ValueError, match=r"from 0 to 1, got values from 1 to 2. They count from 1"):
+        accuracy(model, guides.MeanField(model), x, y + 1)

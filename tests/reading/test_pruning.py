@@ -5,7 +5,7 @@ import torch
 
 from pyro_nas import Space
 from pyro_nas.graph.primitives import dense
-from pyro_nas.models import Model, guides
+from pyro_nas.models import Model, guides, likelihoods
 from pyro_nas.reading.posterior import accuracy, draw, mean_draw, predict
 from pyro_nas.reading.pruning import (
     masks,
@@ -119,3 +119,11 @@ def test_parametric_complexity_is_the_least_divergence_over_prior_variances(pair
         kl = 0.5 * ((v + m**2) / variances - 1 + (variances / v).log())
         least += float(kl.min(-1).values.sum())
     assert parametric_complexity(mean, sd) == pytest.approx(least, rel=1e-4)
+
+
+def test_a_curve_of_a_model_without_classes_is_refused():
+    model = Model(Space({(0, 1): {"a": dense(3, 2)}}), num_data=40, likelihood=likelihoods.gaussian(1.0))
+    draws = draw(guides.MeanField(model), num_samples=2)
+    scores = model.packing.unpack(draws["weights"][0])
+    with pytest.raises(ValueError, match=r"^model: expected a likelihood of classes"):
+        pruning_curve(model, draws, scores, torch.randn(5, 3), torch.arange(5) % 2)

@@ -11,7 +11,7 @@ from pyro_nas.graph.derivation import with_optional_edges
 from pyro_nas.graph.enumeration import random_structure
 from pyro_nas.graph.families import cell_spaces, zoo
 from pyro_nas.graph.primitives import dense, skip, zero
-from pyro_nas.models import Model, guides
+from pyro_nas.models import Model, guides, likelihoods
 from pyro_nas.reading.posterior import draw, predict
 from pyro_nas.reading.robustness import (
     accuracy,
@@ -338,3 +338,10 @@ def test_bad_input_is_named(linear, chain):
         with pytest.raises(ValueError, match=message):
             call()
     assert model.training
+
+
+def test_an_attack_on_a_model_without_classes_is_refused():
+    model = Model(Space({(0, 1): {"a": dense(3, 2)}}), num_data=4, likelihood=likelihoods.gaussian(1.0))
+    draws = draw(guides.MeanField(model), num_samples=2)
+    with pytest.raises(ValueError, match=r"^model: expected a likelihood of classes"):
+        sign_gradient_attack(model, draws, torch.zeros(4, 3), torch.tensor([0, 1, 0, 1]), 0.1)

@@ -99,13 +99,50 @@ def test_most_probable_structures_equal_brute_force():
     every = sorted(
         (math.prod(table[e, k].item() for e, k in enumerate(ks)) for ks in np.ndindex(3, 3, 3, 3)), reverse=True
     )
-    assert [p for _, p in found] == pytest.approx(every, rel=1e-5)
-    assert sum(p for _, p in found) == pytest.approx(1.0, rel=1e-5)
-    for structure, p in found[:5]:
-        assert p == pytest.approx((structure["structure"] * table).sum(-1).prod().item(), rel=1e-5)
+    assert [one.probability for one in found] == pytest.approx(every, rel=1e-5)
+    assert sum(one.probability for one in found) == pytest.approx(1.0, rel=1e-5)
+    for structure, log_probability in found:
+        assert log_probability == pytest.approx((structure["structure"] * table).sum(-1).log().sum().item(), rel=1e-5)
     cube = Space({(0, 1): {"a": skip(), "b": skip()}}, restriction="cube")
     found = probable_structures(cube, {"structure": torch.tensor([[0.9, 0.2]])}, count=10)
-    assert [p for _, p in found] == pytest.approx([0.72, 0.18, 0.08, 0.02])
+    assert [one.probability for one in found] == pytest.approx([0.72, 0.18, 0.08, 0.02])
+
+
+def test_the_most_probable_of_two_to_the_two_hundred_structures():
+    """Primitive k of an edge on the cube is there with p_k: best is p > ½, then what is nearest to ½ flips."""
+    space = Space({(0, 1): {f"p{k}": skip() for k in range(200)}}, restriction="cube")
+    p = torch.linspace(0.01, 0.99, 200, dtype=torch.double).view(1, -1)
+    odds = (p / (1 - p)).log().abs()[0].tolist()  # what a flip of each costs: smallest in the middle, in pairs
+    found = probable_structures(space, {"structure": p}, count=200)
+    best = torch.maximum(p, 1 - p).log().sum().item()
+    assert found[0].log_probability == pytest.approx(best)
+    assert torch.equal(found[0].structure["structure"], (p > 0.5).float())
+    assert [one.log_probability for one in found[:3]] == pytest.approx([best, best - odds[99], best - odds[99]])
+    assert [one.log_probability for one in found] == sorted((one.log_probability for one in found), reverse=True)
+    assert len({tuple(one.structure["structure"][0].tolist()) for one in found}) == 200
+    for structure, log_probability in found:
+        gamma = structure["structure"].double()
+        assert log_probability == pytest.approx((gamma * p + (1 - gamma) * (1 - p)).log().sum().item())
+
+
+def test_probabilities_of_a_thousand_edges_do_not_underflow():
+    space = Space({(i, i + 1): {f"p{k}": skip() for k in range(12)} for i in range(1000)})
+    table = torch.full((1000, 12), 1 / 12, dtype=torch.double)
+    table[7, :3] = torch.tensor([2.0, 1.5, 0.5]) / 12  # still sums to 1 with the last
+    table[7, 3] = 0.0
+    best, second, third = probable_structures(space, {"structure": table}, count=3)
+    assert best.log_probability == pytest.approx(math.log(2.0) - 1000 * math.log(12.0), rel=1e-9)
+    assert second.log_probability == pytest.approx(best.log_probability, rel=1e-9)
+    assert best.structure["structure"][7, 0] == second.structure["structure"][7, 0] == 1
+    assert third.log_probability == best.log_probability
+    assert best.probability == 0.0  # which is why they are logarithms
+
+
+def test_structures_of_probability_zero_come_last():
+    space = Space({(0, 1): {"a": skip(), "b": skip()}, (1, 2): {"a": skip(), "b": skip()}})
+    found = probable_structures(space, {"structure": torch.tensor([[1.0, 0.0], [0.25, 0.75]])}, count=9)
+    assert [one.probability for one in found] == pytest.approx([0.75, 0.25, 0.0, 0.0])
+    assert [one.log_probability for one in found][2:] == [-math.inf] * 2
 
 
 def test_choice_probabilities_average_over_other_draws():

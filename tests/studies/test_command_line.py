@@ -1,8 +1,11 @@
 """The command line, the run folder, resuming after kill -9."""
 
+import io
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,22 +18,23 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_nas import Space, predict, read_space
+from pyro_nas import Space, derive, predict, read_space
 from pyro_nas.__main__ import main
 from pyro_nas.data import load
 from pyro_nas.files import load_state
 from pyro_nas.graph.families import zoo
 from pyro_nas.graph.primitives import dense, flatten
 from pyro_nas.graph.space_files import write_space
+from pyro_nas.inference.loop import Session
 from pyro_nas.models import Model, guides, priors
 from pyro_nas.reading.posterior import draw
-from pyro_nas.studies.search.command import epochs_of
+from pyro_nas.studies.search.command import derived_space, epochs_of
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--epochs", "3", "--retrain_epochs", "3", "--draws", "3", "--space", "layers"]
 FILES = [
     "architecture.json", "architecture.png", "history.png", "posterior.nc", "structure.png", "summary.json",
-    "weights.safetensors",
+    "model.json", "weights.safetensors",
 ]  # fmt: skip
 
 
@@ -93,7 +97,7 @@ def test_the_same_seed_gives_the_same_numbers_in_another_process_also_after_kill
     process = subprocess.Popen(
         [*command, "--out", str(out)], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    while not (out / "search" / "checkpoint.json").exists():
+    while not (out / "search" / "checkpoint.safetensors").exists():
         assert process.poll() is None
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -105,9 +109,46 @@ def test_the_same_seed_gives_the_same_numbers_in_another_process_also_after_kill
     assert numbers(out) == numbers(run)
 
 
-def test_a_damaged_run_is_refused(run, tmp_path, capsys):
-    import shutil
+def test_a_terminal_without_arrows_ends_no_run(monkeypatch):
+    """cp1252, that of Windows, has neither λ nor →: they are printed as question marks."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", stream)
+    with pytest.raises(SystemExit, match="0"):
+        main(["search", "--help"])
+    print("edge → probability")
+    stream.flush()
+    assert stream.buffer.getvalue().decode("cp1252").splitlines()[-1] == "edge ? probability"
 
+
+def test_what_the_end_of_a_search_needs_is_tried_before_its_start(monkeypatch, tmp_path, capsys):
+    def missing(*args):
+        raise ImportError("no NetCDF here")
+
+    def never(*args, **options):
+        raise AssertionError
+
+    monkeypatch.setattr("pyro_nas.reading.arviz_export.to_arviz", missing)
+    monkeypatch.setattr("pyro_nas.inference.bilevel.fit", never)
+    assert main(["search", *SMALL, "--out", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    assert "posterior.nc: expected a machine that can write NetCDF, at the end of the run, got ImportError" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_is_derived_where_no_primitive_is_probable():
+    """On the cube: of two edges in a row the output's has two primitives of 0.4 and 0.3; without either it has none."""
+    edges = {(0, 1): {n: dense(2, 2) for n in "ab"}, (1, 2): {n: dense(2, 2) for n in "ab"}}
+    space = Space(edges, restriction="cube")
+    table = torch.tensor([[0.9, 0.1], [0.4, 0.3]])
+    with pytest.raises(ValueError, match="no primitive is left on any edge into 2"):
+        derive(space, {"structure": table})
+    derived = derived_space(space, {"structure": table})
+    assert {edge: list(primitives) for edge, primitives in derived.edges.items()} == {(0, 1): ["a"], (1, 2): ["a"]}
+    wide = derived_space(space, {"structure": torch.tensor([[0.9, 0.8], [0.4, 0.9]])})
+    assert {edge: list(primitives) for edge, primitives in wide.edges.items()} == {(0, 1): ["a+b"], (1, 2): ["b"]}
+
+
+def test_a_damaged_run_is_refused(run, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     tensors = next((copy / "search").glob("*.safetensors"))
@@ -120,6 +161,72 @@ def test_a_damaged_run_is_refused(run, tmp_path, capsys):
     assert "sha256" in message
     assert main(["search", *SMALL, "--seed", "4", "--out", str(copy), "--resume", "true"]) == 2
     assert "seed 3 → 4" in capsys.readouterr().err
+
+
+def test_a_space_that_changed_in_its_file_is_refused_with_what_changed(tmp_path, capsys):
+    def write(activation):
+        edges = {(0, 1): {"flatten": flatten()}, (1, 2): {"a": dense(64, 10, activation), "b": dense(64, 10)}}
+        write_space(Space(edges), tmp_path / "space.json")
+
+    out = tmp_path / "out"
+    flags = ["search", *SMALL[:-2], "--space", str(tmp_path / "space.json"), "--out", str(out), "--resume", "true"]
+    write("tanh")
+    assert main(flags) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    write("gelu")
+    assert main(flags) == 2
+    assert "space.edges[1].primitives.a.arguments.activation 'tanh' → 'gelu'. Resume" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    write("tanh")
+    assert main(flags) == 0
+
+
+def test_a_search_of_another_seed_is_not_taken(run, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(run, out)
+    for name in ("retrain", "config.json"):
+        (shutil.rmtree if name == "retrain" else Path.unlink)(out / name)
+    for name in FILES:
+        (out / name).unlink()
+    flags = ["search", *SMALL, "--seed", "4", "--out", str(out), "--resume", "true"]
+    assert main(flags) == 2  # a folder without a configuration is no run
+    assert "out: expected a new or empty folder" in capsys.readouterr().err
+    assert main([*flags[:-4], "--out", str(tmp_path / "other")]) == 0
+    shutil.rmtree(tmp_path / "other" / "search")
+    shutil.copytree(run / "search", tmp_path / "other" / "search")
+    assert main([*flags[:-3], str(tmp_path / "other"), "--resume", "true"]) == 2
+    assert "checkpoint: expected the fit that" in (message := capsys.readouterr().err)
+    assert "fit.options.seed 3 → 4" in message
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_in_one_line_that_says_how_to_go_on(number, status, run, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "a folder"
+    arguments = ["search", *SMALL, "--seed", "3", "--out", str(out)]
+    epoch = Session._epoch
+
+    def signalled(session, count, *rest):
+        if count == 1:
+            os.kill(os.getpid(), number)
+        return epoch(session, count, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "_epoch", signalled)
+        assert main(arguments) == status
+    command = shlex.join(["pyro-nas", *arguments, "--resume", "true"])
+    said = f"pyro-nas: stopped by {signal.Signals(number).name}. To continue: {command}\n"
+    assert capsys.readouterr().err == said
+    assert sorted(path.name for path in out.rglob("*")) == ["checkpoint.safetensors", "config.json", "search"]
+    assert main(shlex.split(command)[1:]) == 0
+    assert numbers(out) == numbers(run)
+
+
+def test_handlers_of_signals_are_left_as_they_were_and_resume_is_said_once(monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("pyro_nas.__main__.auto_cli", lambda *args, **options: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["rank", "--resume", "true"]) == 143
+    assert capsys.readouterr().err.endswith("To continue: pyro-nas rank --resume true\n")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def test_npz_and_a_space_from_a_file(tmp_path):

@@ -17,6 +17,7 @@ import torch
 
 from pyro_nas.__main__ import main
 from pyro_nas.data import load
+from pyro_nas.files import write_sealed
 from pyro_nas.graph.costs import total_cost
 from pyro_nas.graph.derivation import derive
 from pyro_nas.graph.enumeration import all_structures, random_structure
@@ -36,6 +37,7 @@ from pyro_nas.studies.compare.retraining import DRAWS, retrain
 from pyro_nas.studies.compare.rows import retrained, searched_robustness
 from pyro_nas.studies.compare.sizes import SIZES, Size
 from pyro_nas.studies.compare.task import Count, Task
+from pyro_nas.studies.run_folder import owner, stored_config
 
 NAMES = ("skip", "convolution 1", "max pool")
 
@@ -150,13 +152,14 @@ def test_a_comparison_goes_on_with_other_methods_and_seeds(small, tmp_path, caps
     assert summary["config"]["seeds"] == [0, 1]
     path = out / "rows" / "hard-1.json"
     stored = json.loads(path.read_text())
+    of = stored.pop("seal").partition(" of ")[2]
     for part in ("searched", "structure", "cost"):
-        path.write_text(json.dumps({name: value for name, value in stored.items() if name != part}))
+        write_sealed(path, {name: value for name, value in stored.items() if name != part}, of)
         capsys.readouterr()
         assert main(["compare", *more, "--out", str(out)]) == 2
-        assert re.search(rf"hard-1.json: expected .*'{part}'.*Remove the file", capsys.readouterr().err)
+        assert re.search(rf"hard-1.json: expected .*'{part}'.*Remove it", capsys.readouterr().err)
     other = {**stored["machine"], "threads": stored["machine"]["threads"] + 1}
-    path.write_text(json.dumps({**stored, "machine": other}))
+    write_sealed(path, {**stored, "machine": other}, of)
     assert "not comparable" not in (out / "tables.md").read_text()
     assert main(["compare", *more, "--out", str(out)]) == 0
     assert "The seconds are not comparable: rows were made with threads" in (out / "tables.md").read_text()
@@ -224,15 +227,19 @@ def test_rank_orders_all_cells_and_continues(tmp_path, capsys):
     assert (out / "cells" / "2-1.json").stat().st_mtime_ns == before
     assert json.loads((out / "summary.json").read_text()) == summary
     assert "ranks among 8" in capsys.readouterr().out
+
+    def store(name, row):
+        write_sealed(out / name, row, owner(stored_config(out), name))
+
     # ranks and correlations by hand: an edge with a convolution adds so much accuracy, probabilities of two kinds
     for seed in (0, 1):
         for number, cell in enumerate(rank_cells()):
             accuracy = 0.1 + 0.01 * seed + float(cell["structure.cell"][:, 1] @ torch.tensor([0.4, 0.2, 0.1]))
-            (out / "cells" / f"{number}-{seed}.json").write_text(json.dumps({"accuracy": accuracy}))
+            store(f"cells/{number}-{seed}.json", {"accuracy": accuracy})
         soft, vertex = ([0.9, 0.8, 0.7], [1, 0, 0]) if seed == 0 else ([0.1, 0.2, 0.3], [0, 1, 1])
         for method, convolution in {"hard": soft, "random": vertex}.items():
             table = {"structure.cell": [[1 - p, p] for p in convolution]}
-            (out / "searches" / f"{method}-{seed}.json").write_text(json.dumps({"structure": table}))
+            store(f"searches/{method}-{seed}.json", {"structure": table})
     assert main([*flags, "--resume", "true"]) == 0
     found = json.loads((out / "summary.json").read_text())["methods"]
     assert [entry["rank"] for entry in found["hard"]] == [1, 8]

@@ -30,8 +30,8 @@ def numbers(folder):
     """Return the rows without what a clock measured."""
     found = {path.name: json.loads(path.read_text()) for path in (folder / "rows").iterdir()}
     for row in found.values():
-        row.pop("seconds")
-        row.pop("race", None)
+        for name in ("seconds", "race", "seal"):
+            row.pop(name, None)
     return found
 
 

@@ -18,10 +18,20 @@ from pyro_nas.graph.space import Edge, Factory, Space
 __all__ = ["FUNCTIONS", "Elementary", "Product", "elementary", "product", "superposition"]
 
 LARGEST_EXPONENT = 5.0  # "exp" is constant beyond it, so that a product of two from anywhere in the prior stays finite
+
+
+def _identity(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+def _exp(x: torch.Tensor) -> torch.Tensor:
+    return x.clamp_max(LARGEST_EXPONENT).exp()
+
+
 FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "identity": lambda x: x,
+    "identity": _identity,
     "sin": torch.sin,
-    "exp": lambda x: x.clamp_max(LARGEST_EXPONENT).exp(),
+    "exp": _exp,
     "square": torch.square,
     "tanh": torch.tanh,
 }

@@ -68,9 +68,9 @@ def compare(
     task = _task(size, data, root, seeds[0], checks.device("device", device))
     config = {"data": data, "budget": budget, "discretise": discretise, "size": size.settings(),
               "task": task.settings(), "data_digest": task.split.digest()}  # fmt: skip
-    folder = RunFolder(out, config, resume=resume)
-    rows = _rows(folder, task, size, methods, seeds, discretise)
-    _report(folder, task, size, {**config, "methods": methods, "seeds": seeds}, rows)
+    with RunFolder(out, config, resume=resume) as folder:
+        rows = _rows(folder, task, size, methods, seeds, discretise)
+        _report(folder, task, size, {**config, "methods": methods, "seeds": seeds}, rows)
 
 
 def _check(methods: Sequence[str], seeds: Sequence[int], discretise: str) -> None:

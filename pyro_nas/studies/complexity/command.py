@@ -98,10 +98,10 @@ def run(study: Study, out: str, *, resume: bool) -> None:
     setting = _setting(study, split, budget)
     setting.model(1.0).check(*(part.to(setting.device) for part in split.known))
     config = {**asdict(study), "data_digest": split.digest()}
-    folder = RunFolder(out, config, resume=resume)
-    runs = [_rows(folder, study, replace(setting, seed=study.seed + n), n, budget.runs) for n in range(budget.runs)]
     shared = {name: value for name, value in config.items() if name not in ("root", "device")}
-    _report(folder, {**shared, **budget._asdict()}, runs, speed=study.speed)
+    with RunFolder(out, config, resume=resume) as folder:
+        runs = [_rows(folder, study, replace(setting, seed=study.seed + n), n, budget.runs) for n in range(budget.runs)]
+        _report(folder, {**shared, **budget._asdict()}, runs, speed=study.speed)
 
 
 def _check(study: Study) -> None:

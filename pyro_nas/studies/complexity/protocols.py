@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from pyro_nas.inference import adam, clipped, one_cycle
+from pyro_nas.inference.options import BATCH_SIZE
 from pyro_nas.models import hypernets, priors
 from pyro_nas.studies.complexity.setting import HIGH, LOW, Setting, Start
 from pyro_nas.studies.complexity.training import Trained, by_hypernetwork, directly, tuned
@@ -27,7 +28,7 @@ def options_of(protocol: str) -> FitArguments:
     """Return what every fit of a protocol takes."""
     if protocol == "paper":
         return {"batch_size": 64, "optimizer": clipped(adam(5e-4), 1.0)}
-    batch_size = 250  # it divides 60 000, so that no batch is short and counts its images for more
+    batch_size = 250  # it divides 60 000, so that no batch is short
     return {
         "batch_size": batch_size,
         "local_reparameterization": True,
@@ -77,8 +78,9 @@ def _spline(setting: Setting) -> Trained:
     make = partial(hypernets.Spline, bases=5, scale_bases=4)
     prior = priors.log_interval(0.6 * LOW, 1.3 * HIGH, ends=0.25)  # an end has neighbours on one side only
     return by_hypernetwork(
-        setting, make, prior, epochs=setting.hypernet_epochs, batch_size=2 * setting.options["batch_size"],
-        particles=8, vectorize_particles=True, stratified=True, emphasis=emphasis,
+        setting, make, prior, epochs=setting.hypernet_epochs,
+        batch_size=2 * (setting.options["batch_size"] or BATCH_SIZE), particles=8, vectorize_particles=True,
+        stratified=True, emphasis=emphasis,
         optimizer=adam(6e-3), scheduler=one_cycle(6e-3),
     )  # fmt: skip
 

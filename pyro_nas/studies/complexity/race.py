@@ -15,6 +15,7 @@ from pyro_nas.inference.options import Record
 from pyro_nas.models import Model
 from pyro_nas.models.guides import Guide
 from pyro_nas.models.hypernets import Hypernetwork
+from pyro_nas.random_state import seeded
 from pyro_nas.studies.complexity.setting import Setting
 from pyro_nas.studies.fit_arguments import FitArguments
 
@@ -107,8 +108,7 @@ def _reach(setting: Setting, complexity: float, target: float, epochs: int, *, m
 
 def _evidence(setting: Setting, model: Model, guide: Guide) -> float:
     """Return the evidence on all training data, of noise too low to stop by, and leave mode and random state."""
-    with torch.random.fork_rng(), LocalReparameterization():
-        torch.manual_seed(setting.seed)
+    with seeded(setting.seed), LocalReparameterization():
         value = evaluate(model, guide, setting.batches())["evidence"]
     model.train()
     return value

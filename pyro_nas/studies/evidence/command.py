@@ -6,11 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+import torch
+
 from pyro_nas import checks
+from pyro_nas.reading.arviz_export import restarts_r_hat
 from pyro_nas.reading.importance import Estimate, leave_one_out
+from pyro_nas.reading.posterior import draw
 from pyro_nas.studies.evidence.examples import EXAMPLES, Example
 from pyro_nas.studies.evidence.methods import METHODS, cross_validated
-from pyro_nas.studies.evidence.problems import RESTARTS, fit
+from pyro_nas.studies.evidence.problems import RESTARTS, Fits, fit
 from pyro_nas.studies.evidence.report import Estimated, Row, posterior, table
 from pyro_nas.studies.run_folder import RunFolder
 
@@ -54,14 +58,14 @@ def evidence(
     checks.seed(checks.seed(seed) + RESTARTS)
     config = {"example": example, "methods": methods, "size": size, "scale": scale, "folds": folds, "seed": seed}
     family = build(size, scale, seed)
-    folder = RunFolder(out, config, resume=resume)
-    rows = {}
-    for name in family.problems:
-        path = f"rows/{name.replace(', ', '-').replace(' ', '_')}.json"
-        remark = f"{name}, size {size}, scale {scale:g}"
-        rows[name] = folder.row(path, ("exact",), partial(_row, family, name, methods, folds, remark))
-        print(f"{name}: log p(D) = {rows[name]['exact']:.3f}", flush=True)
-    _report(folder, config, family.planted, rows)
+    with RunFolder(out, config, resume=resume) as folder:
+        rows = {}
+        for name in family.problems:
+            path = f"rows/{name.replace(', ', '-').replace(' ', '_')}.json"
+            remark = f"{name}, size {size}, scale {scale:g}"
+            rows[name] = folder.row(path, ("exact",), partial(_row, family, name, methods, folds, remark))
+            print(f"{name}: log p(D) = {rows[name]['exact']:.3f}", flush=True)
+        _report(folder, config, family.planted, rows)
 
 
 def _row(family: Example, name: str, methods: Sequence[str], folds: int, remark: str) -> Row:
@@ -84,10 +88,18 @@ def _estimated(family: Example, name: str, methods: Sequence[str], folds: int) -
         "estimates": estimates,
         "restarts": [restart.elbo.value for restart in fits.restarts],
         "pareto_k": _finite(fits.weighted.pareto_k),
+        "r_hat": _finite(_restarts_r_hat(fits)),
         "cross_validation": _stored(cross_validated(problem, folds)),
         "leave_one_out": {**_stored(left_out.total), "largest_pareto_k": _finite(float(left_out.pareto_k.max()))},
         "exact": family.exact(name),
     }
+
+
+def _restarts_r_hat(fits: Fits) -> float:
+    """Return the largest r̂ over the restarts, and leave the random state as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(fits.problem.seed)
+        return max(restarts_r_hat([draw(one.guide, num_samples=500) for one in fits.restarts]).values())
 
 
 def _report(folder: RunFolder, config: Mapping[str, object], planted: str, rows: Mapping[str, Row]) -> None:

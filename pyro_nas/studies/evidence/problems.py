@@ -12,6 +12,7 @@ from pyro_nas.data import Pair
 from pyro_nas.evidence import evaluate
 from pyro_nas.inference import adam, one_cycle, svi
 from pyro_nas.models import Model, guides
+from pyro_nas.random_state import forked, seeded
 from pyro_nas.reading.importance import Estimate, WeightedDraws, weigh
 
 RESTARTS, EPOCHS, DRAWS = 3, 300, 2000
@@ -32,8 +33,7 @@ class Problem:
 
     def model(self) -> Model:
         """Return the model of these data, a new one each time, and leave the random state as it was."""
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
+        with seeded(self.seed):
             return self.build(len(self.data[1]))
 
 
@@ -65,7 +65,7 @@ def restarts(problem: Problem) -> list[Restart]:
 
     The random state is left as it was.
     """
-    with torch.random.fork_rng():
+    with forked():
         fitted = [_restart(problem, seed) for seed in range(problem.seed, problem.seed + RESTARTS)]
         fitted.sort(key=lambda restart: -restart.elbo.value)
         return [_measured(problem, fitted[0].guide), *fitted[1:]]  # the best of noisy values is too high

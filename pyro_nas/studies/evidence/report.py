@@ -25,11 +25,15 @@ class LeftOut(Estimated):
 
 
 class Row(TypedDict):
-    """What is stored of a model, in nats; ``mean_field`` is the best ELBO of independent weights, where it is known."""
+    """What is stored of a model, in nats; ``mean_field`` is the best ELBO of independent weights, where it is known.
+
+    ``pareto_k`` is of the best restart's weights, ``r_hat`` over the restarts: modes that k̂ of one of them cannot see.
+    """
 
     estimates: dict[str, Estimated]
     restarts: list[float]
     pareto_k: float | None
+    r_hat: float | None
     cross_validation: Estimated
     leave_one_out: LeftOut
     exact: float

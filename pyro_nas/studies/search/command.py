@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 
 import torch
@@ -12,14 +14,17 @@ from pyro_nas.data import Labelled, Split, load
 from pyro_nas.graph.derivation import derive
 from pyro_nas.graph.families import zoo
 from pyro_nas.graph.space import Space
-from pyro_nas.graph.space_files import read_space
+from pyro_nas.graph.space_files import read_space, to_dict
 from pyro_nas.inference import bilevel, svi
 from pyro_nas.models import Model
-from pyro_nas.reading.structure_posterior import choice_probabilities
+from pyro_nas.models.guides import Guide
+from pyro_nas.reading.structure_posterior import choice_probabilities, probable_structures
 from pyro_nas.studies.fit_arguments import BilevelArguments, FitArguments
 from pyro_nas.studies.run_folder import RunFolder
-from pyro_nas.studies.search.report import Fitted, print_structure, report
+from pyro_nas.studies.search.report import Fitted, print_structure, rehearse, report
 from pyro_nas.studies.search.settings import Parts, Settings, parts_of
+
+DERIVED = 1000  # structures, best first, from which to derive before giving up
 
 
 def search(
@@ -91,7 +96,20 @@ def run(settings: Settings, out: str, *, resume: bool) -> None:
         raise ValueError("space: expected a space with open choices to search, got one without.")
     model.to(parts.device).check(split.train[0].to(parts.device), split.train[1].to(parts.device))
     guide = parts.make_guide(model).to(parts.device)
-    folder = RunFolder(out, {**asdict(settings), "data_digest": split.digest()}, resume=resume)
+    rehearse(model)
+    config = {**asdict(settings), "data_digest": split.digest()}
+    if settings.space.endswith(".json"):
+        config["space"] = to_dict(space)  # what is in the file, which may change
+    with RunFolder(out, config, resume=resume) as folder:
+        searched = _searched(settings, parts, split, model, guide, folder)
+        probabilities = {site: table.cpu() for site, table in choice_probabilities(guide).items()}
+        print_structure(space, probabilities)
+        derived = retrain(settings, parts, derived_space(space, probabilities), split.known, folder)
+        report(settings, split, searched, derived, probabilities, folder)
+
+
+def _searched(settings: Settings, parts: Parts, split: Split, model: Model, guide: Guide, folder: RunFolder) -> Fitted:
+    """Fit weights to the training part and structure to the validation part."""
     start = time.perf_counter()
     arguments: BilevelArguments = {
         **parts.options,
@@ -99,19 +117,25 @@ def run(settings: Settings, out: str, *, resume: bool) -> None:
         "temperature": parts.temperature,
         "structure_optimizer": parts.structure_optimizer,
         "checkpoint": folder.path / "search",
-        "resume": resume,
+        "resume": folder.resume,
     }
     records = bilevel.fit(model, guide, split.train, split.valid, **arguments).records
-    searched = Fitted(model, guide, records, time.perf_counter() - start)
-    probabilities = {site: table.cpu() for site, table in choice_probabilities(guide).items()}
-    print_structure(space, probabilities)
-    derived = retrain(settings, parts, derive(space, probabilities), split.known, folder, resume=resume)
-    report(settings, split, searched, derived, probabilities, folder)
+    return Fitted(model, guide, records, time.perf_counter() - start)
 
 
-def retrain(
-    settings: Settings, parts: Parts, architecture: Space, known: Labelled, folder: RunFolder, *, resume: bool
-) -> Fitted:
+def derived_space(space: Space, probabilities: Mapping[str, torch.Tensor]) -> Space:
+    """Return what is derived from the most probable structure that leaves a network.
+
+    On the simplex that is the most probable one. On the cube an edge may keep nothing, and a search would end without a
+    network where all edges into the output do.
+    """
+    for found in probable_structures(space, probabilities, count=DERIVED):
+        with suppress(ValueError):
+            return derive(space, found.structure)
+    return derive(space, probabilities)  # raises what is wrong
+
+
+def retrain(settings: Settings, parts: Parts, architecture: Space, known: Labelled, folder: RunFolder) -> Fitted:
     """Fit the derived network to all known data, under the weight prior and with the guide of the search."""
     start = time.perf_counter()
     torch.manual_seed(settings.seed)
@@ -121,7 +145,7 @@ def retrain(
         **parts.options,
         "epochs": epochs_of(settings.retrain_epochs, known),
         "checkpoint": folder.path / "retrain",
-        "resume": resume,
+        "resume": folder.resume,
     }
     records = svi.fit(model, guide, known, **arguments).records
     return Fitted(model, guide, records, time.perf_counter() - start)

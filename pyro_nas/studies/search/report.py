@@ -6,22 +6,26 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypedDict
 
 import torch
 
-from pyro_nas.data import Batches, Split
+from pyro_nas.data import Split
 from pyro_nas.evidence import evaluate
 from pyro_nas.files import state_of
 from pyro_nas.graph.space import Space
 from pyro_nas.graph.space_files import to_dict
+from pyro_nas.inference.batches import Batches
 from pyro_nas.inference.options import Record
 from pyro_nas.models import Model
 from pyro_nas.models.guides import Guide
 from pyro_nas.reading.metrics import classification_metrics
-from pyro_nas.reading.posterior import draw, predict
+from pyro_nas.reading.posterior import draw
 from pyro_nas.reading.structure_posterior import by_edge, edge_entropies, number_by_edge, probable_structures
 from pyro_nas.studies.run_folder import RunFolder
+from pyro_nas.studies.search.saved_run import MODEL, WEIGHTS, description, predictive
 from pyro_nas.studies.search.settings import Settings
 
 SMALL = 100_000  # weights below which the stored posterior has 1000 draws of the structure, not 100
@@ -38,10 +42,10 @@ class Fitted:
     seconds: float
 
 
-class ProbableStructure(TypedDict):
-    """The primitives that each edge chooses, and the posterior probability of these choices together."""
+class Chosen(TypedDict):
+    """The primitives that each edge chooses, and the log posterior probability of these choices together, in nats."""
 
-    probability: float
+    log_probability: float
     choices: dict[str, list[str]]
 
 
@@ -55,8 +59,30 @@ class Summary(TypedDict):
     entropy: dict[str, float]
     evidence: dict[str, dict[str, float]]
     parameters: dict[str, int]
-    probable_structures: list[ProbableStructure]
+    probable_structures: list[Chosen]
     seconds: dict[str, float]
+
+
+def rehearse(model: Model) -> None:
+    """Write the posterior's file of draws of the prior, into a folder that goes, before hours are spent on a fit.
+
+    Raises ValueError where this machine cannot write NetCDF.
+    """
+    prior = {site: model.structure_probabilities(site)[None] for site in model.choices}
+    try:
+        with TemporaryDirectory() as folder:
+            _write_posterior(prior, model.space, Path(folder) / "posterior.nc")
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"posterior.nc: expected a machine that can write NetCDF, at the end of the run, got {error!r}. "
+            "Install h5netcdf, and see that the folder for temporary files can be written."
+        ) from error
+
+
+def _write_posterior(structure_draws: Probabilities, space: Space, path: Path) -> None:
+    from pyro_nas.reading.arviz_export import to_arviz  # what knows ArviZ is imported where it is used
+
+    to_arviz(structure_draws, space).to_netcdf(str(path))
 
 
 def report(
@@ -71,6 +97,7 @@ def report(
     seconds = {"search": searched.seconds, "retrain": derived.seconds, "test": time.perf_counter() - start}
     summary["seconds"] = {name: round(value, 2) for name, value in seconds.items()}
     _write(folder, searched, derived, probabilities, structure_draws)
+    folder.write_sealed(MODEL, description(derived.model, split))
     folder.write_json("summary.json", summary)
     for name, metrics in summary["test"].items():
         accuracy, error = metrics["accuracy"], metrics["calibration_error"]
@@ -91,7 +118,7 @@ def summarise(
         "data": settings.data,
         "seed": settings.seed,
         "test": {
-            name: _tested(fitted, split, settings.draws, device)
+            name: _tested(fitted, split, settings.draws, settings.seed, device)
             for name, fitted in (("posterior_predictive", searched), ("derived", derived))
         },
         "probabilities": by_edge(space, probabilities),
@@ -102,18 +129,17 @@ def summarise(
             for name, fitted in (("search", searched), ("derived", derived))
         },
         "probable_structures": [
-            {"probability": probability, "choices": _chosen(space, structure)}
-            for structure, probability in probable_structures(space, probabilities)
+            {"log_probability": found.log_probability, "choices": _chosen(space, found.structure)}
+            for found in probable_structures(space, probabilities)
         ],
         "seconds": {},
     }
 
 
-def _tested(fitted: Fitted, split: Split, draws: int, device: torch.device) -> dict[str, float]:
+def _tested(fitted: Fitted, split: Split, draws: int, seed: int, device: torch.device) -> dict[str, float]:
     """Return the metrics of the posterior predictive on the test part."""
     x, y = split.test
-    drawn = draw(fitted.guide, num_samples=draws)
-    return classification_metrics(predict(fitted.model, drawn, x.to(device)).cpu(), y)
+    return classification_metrics(predictive(fitted.model, fitted.guide, x.to(device), draws, seed).cpu(), y)
 
 
 def _chosen(space: Space, structure: Probabilities) -> dict[str, list[str]]:
@@ -134,13 +160,12 @@ def _write(
     folder: RunFolder, searched: Fitted, derived: Fitted, probabilities: Probabilities, structure_draws: Probabilities
 ) -> None:
     """Write network, weights, draws of the structure, history and pictures."""
-    from pyro_nas.reading import plots  # what draws and what knows ArviZ is imported where it is used
-    from pyro_nas.reading.arviz_export import to_arviz
+    from pyro_nas.reading import plots  # what draws is imported where it is used
 
     space = searched.model.space
     folder.write_json("architecture.json", to_dict(derived.model.space))
-    folder.write_tensors("weights.safetensors", state_of(derived.model, derived.guide))
-    folder.write_with("posterior.nc", lambda path: to_arviz(structure_draws, space).to_netcdf(str(path)))
+    folder.write_tensors(WEIGHTS, state_of(derived.model, derived.guide))
+    folder.write_with("posterior.nc", partial(_write_posterior, structure_draws, space))
     folder.write_with("architecture.png", partial(plots.save, plots.plot_architecture(space, probabilities)))
     folder.write_with("structure.png", partial(plots.save, plots.plot_structure(searched.records, space)))
     folder.write_with("history.png", partial(plots.save, plots.plot_history(searched.records)))
