@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -131,6 +132,7 @@ def summarise(
         "probable_structures": [
             {"log_probability": found.log_probability, "choices": _chosen(space, found.structure)}
             for found in probable_structures(space, probabilities)
+            if found.log_probability > -math.inf  # of a point structure one alone is probable
         ],
         "seconds": {},
     }
