@@ -462,6 +462,6 @@ def test_evidence_holds_out_what_it_scores_and_shows_all_data_to_every_way(recor
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     for name, row in summary["models"].items():
         stored = tmp_path / "run" / "rows" / f"{name.replace(', ', '-')}.json"
-        assert json.loads(stored.read_text()) == row
+        assert json.loads(stored.read_text()).items() >= row.items()
     logs = torch.tensor([row["estimates"]["elbo"]["value"] for row in summary["models"].values()], dtype=torch.double)
     assert list(summary["posterior"]["elbo"].values()) == pytest.approx((logs.exp() / logs.exp().sum()).tolist())
