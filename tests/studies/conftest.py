@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial, wraps
-from itertools import groupby
 
 import numpy as np
 import pytest
@@ -135,10 +134,6 @@ class Recorder:
     def values(self, *names: str) -> torch.Tensor:
         """Return x of parts, one after the other."""
         return torch.cat([self.parts[name][0] for name in names])
-
-    def grouped(self) -> list[tuple[int, dict]]:
-        """Return the events with how many times each came in a row."""
-        return [(len(list(same)), event) for event, same in groupby(self.events)]
 
     def of(self, *kinds: str) -> list[Event]:
         """Return the events of these kinds."""

@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pyro_nas import read_space
 from pyro_nas.__main__ import main
@@ -190,8 +191,9 @@ def test_nothing_that_a_search_fits_or_chooses_depends_on_the_test_part(run, rec
     flags = [*SEARCH, "--guide", "point_weights"]
     plain = run("search", *flags, name="plain")
     spoilt = run("search", *flags, name="spoilt", spoilt=True)
-    files = [out / "weights.safetensors" for out in (plain, spoilt)]
-    assert files[0].read_bytes() == files[1].read_bytes()
+    weights, others = (load_file(out / "weights.safetensors") for out in (plain, spoilt))
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
     first, second = (json.loads((out / "summary.json").read_text()) for out in (plain, spoilt))
     assert {name for name in first if first[name] != second[name]} == {"test", "seconds"}
     for name in ("posterior_predictive", "derived"):
@@ -460,6 +462,6 @@ def test_evidence_holds_out_what_it_scores_and_shows_all_data_to_every_way(recor
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     for name, row in summary["models"].items():
         stored = tmp_path / "run" / "rows" / f"{name.replace(', ', '-')}.json"
-        assert json.loads(stored.read_text()) == row
+        assert json.loads(stored.read_text()).items() >= row.items()
     logs = torch.tensor([row["estimates"]["elbo"]["value"] for row in summary["models"].values()], dtype=torch.double)
     assert list(summary["posterior"]["elbo"].values()) == pytest.approx((logs.exp() / logs.exp().sum()).tolist())
