@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.nn.functional import one_hot
@@ -19,48 +19,71 @@ __all__ = [
     "Vertex",
     "all_structures",
     "count_structures",
+    "digits_of",
     "hard_choices",
     "key_of_structure",
     "neighbours",
     "random_structure",
+    "structure_of",
 ]
 
 Vertex = dict[str, torch.Tensor]
 StructureKey = tuple[tuple[str, tuple[int, ...]], ...]
 
 
+def digits_of(choices: Choices) -> list[int]:
+    """Return how many values each free digit of a site's γ has: K, for each edge on the simplex; 2, each γ on the cube.
+
+    Digits run through the edges and, on the cube, through the choices of each. Their values are independent, so that
+    structures are counted by the product, and the 2^K vertices of an edge on the cube are never listed.
+    """
+    edges, size = choices.shape
+    return [size] * edges if choices.on_simplex else [2] * (edges * size)
+
+
+def structure_of(space: Space, digits: Sequence[int]) -> Vertex:
+    """Return the structure with these values of its digits, those of one site after those of the other."""
+    structure, start = {}, 0
+    for site, choices in space.choices().items():
+        end = start + len(digits_of(choices))
+        values = torch.tensor(digits[start:end])
+        gamma = one_hot(values, choices.shape[1]) if choices.on_simplex else values.view(choices.shape)
+        structure[site], start = gamma.to(torch.get_default_dtype()), end
+    return structure
+
+
 def count_structures(space: Space) -> int:
     """Return the number of discrete structures: Π K on the simplex, Π 2^K on the cube."""
-    return math.prod(len(_rows(choices)) ** choices.shape[0] for choices in space.choices().values())
+    return math.prod(math.prod(digits_of(choices)) for choices in space.choices().values())
 
 
 def all_structures(space: Space) -> Iterator[Vertex]:
-    """Yield every discrete structure once."""
-    sites = space.choices()
-    tables = [itertools.product(_rows(choices), repeat=choices.shape[0]) for choices in sites.values()]
-    for rows in itertools.product(*tables):
-        yield {site: torch.stack(row) for site, row in zip(sites, rows, strict=True)}
+    """Yield every discrete structure once, each when it is asked for."""
+    sizes = [size for choices in space.choices().values() for size in digits_of(choices)]
+    for digits in itertools.product(*map(range, sizes)):
+        yield structure_of(space, digits)
 
 
 def random_structure(space: Space, generator: torch.Generator | None = None) -> Vertex:
     """Draw a discrete structure uniformly."""
-    drawn = {}
-    for site, choices in space.choices().items():
-        rows = torch.stack(_rows(choices))
-        drawn[site] = rows[torch.randint(len(rows), choices.shape[:1], generator=generator)]
-    return drawn
+    digits: list[int] = []
+    for choices in space.choices().values():
+        sizes = digits_of(choices)
+        digits += torch.randint(sizes[0], (len(sizes),), generator=generator).tolist()
+    return structure_of(space, digits)
 
 
 def neighbours(space: Space, structure: Vertex) -> Iterator[Vertex]:
     """Yield the structures that differ in one edge's choice; on the cube, in one primitive."""
     for site, choices in space.choices().items():
-        for edge, row in enumerate(structure[site]):
-            for other in _rows(choices):
-                different = int((other != row).sum())
-                if different == 1 or (different and choices.on_simplex):
-                    table = structure[site].clone()
-                    table[edge] = other
-                    yield {**structure, site: table}
+        for edge, choice in itertools.product(*map(range, choices.shape)):
+            if choices.on_simplex and structure[site][edge, choice] == 1:
+                continue
+            table = structure[site].clone()
+            if choices.on_simplex:
+                table[edge] = 0
+            table[edge, choice] = 1 - structure[site][edge, choice]
+            yield {**structure, site: table}
 
 
 def key_of_structure(structure: Vertex) -> StructureKey:
@@ -73,11 +96,3 @@ def hard_choices(gamma: torch.Tensor, restriction: Restriction) -> torch.Tensor:
     if on_simplex(restriction):
         return one_hot(gamma.argmax(-1), gamma.shape[-1]).to(torch.get_default_dtype())
     return (gamma > 0.5).to(torch.get_default_dtype())
-
-
-def _rows(choices: Choices) -> list[torch.Tensor]:
-    """Return the vertices that one edge may be at."""
-    size = choices.shape[1]
-    if choices.on_simplex:
-        return list(torch.eye(size))
-    return [torch.tensor(bits) for bits in itertools.product((0.0, 1.0), repeat=size)]
