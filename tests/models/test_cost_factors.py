@@ -223,7 +223,7 @@ def front(steps=400, frozen=False):
             hypernet.parameters_at,
             lambda complexity: shown(torch.full_like(complexity, 1.0)),
         )
-    repeated = DataLoader(TensorDataset(x.repeat(steps, 1), y.repeat(steps, 1)), batch_size=N)
+    repeated = DataLoader(TensorDataset(x, y), batch_size=N, sampler=[*range(N)] * steps)
     svi.fit(
         pair, hypernet, repeated, epochs=1, optimizer=adam(0.1), scheduler=one_cycle(0.1), particles=128,
         vectorize_particles=True, stratified=True, emphasis=lambda complexity: 1 / complexity,
