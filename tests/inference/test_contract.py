@@ -80,8 +80,8 @@ def test_every_combination(small_space, small_data, guide, weights, structure, p
     prior = STRUCTURES[structure]
     space = on_the_cube(small_space) if "cube" in prior.restriction else small_space
     torch.manual_seed(1)
-    num_data = 24 if procedure == "svi" else 40
-    model = Model(space, num_data=num_data, weights=WEIGHTS[weights], structure=prior, complexity=0.5)
+    count = 24 if procedure == "svi" else 40  # what a fit is given
+    model = Model(space, num_data=count, weights=WEIGHTS[weights], structure=prior, complexity=0.5)
     fitted = GUIDES[guide](model)
     x, y = small_data
     train, valid = (x[:24], y[:24]), (x[24:], y[24:])
