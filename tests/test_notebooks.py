@@ -55,7 +55,9 @@ def test_what_is_executed_are_the_notebooks():
     assert {path.stem for path in runner().SOURCES} == set(NOTEBOOKS)
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "architecture_search" else n for n in NOTEBOOKS]
+)
 def test_notebooks_run(name):
     smaller, words = NOTEBOOKS[name]
     text = json.dumps(runner().execute(ROOT / "notebooks" / f"{name}.py", smaller))
