@@ -175,6 +175,7 @@ class Trial:
     """The runs in a folder, those that nothing happened to among them, and what went wrong."""
 
     def __init__(self, folder: Path, seed: int):
+        self.start = time.monotonic()
         for part in LATER:  # once for all processes: they take longer than the runs
             importlib.import_module(part)
         self.folder, self.random, self.wrong = folder, random.Random(seed), []
@@ -276,7 +277,7 @@ class Trial:
 
     def refused(self, where: str, path: Path, message: str) -> str:
         """Note an error that does not say which file is wrong: its name, or what of its content differs."""
-        content = {".npz": "data", "space.json": "space", "config.json": "resume: "}
+        content = {".npz": "data", "space.json": "got space.", "config.json": "resume: "}
         named = (path.name, content.get(path.suffix, path.name), content.get(path.name, path.name), "checkpoint")
         if not any(text in message for text in named):
             self.wrong.append(f"{where}: an error that does not name it, {message}")
@@ -291,6 +292,7 @@ def run(count: int, flips: int, truncations: int, swaps: int, seed: int) -> list
         while sum(landed.values()) < count and len(trial.wrong) < MOST:
             name = names[len(landed) % len(names)] if len(landed) < len(names) else min(names, key=landed.__getitem__)
             landed[name] += trial.kill(name)
+            print(f"{name}: {landed[name]} killed, {time.monotonic() - trial.start:.0f} s", file=sys.stderr, flush=True)
         print(f"kills that landed: {sum(landed.values())}, {dict(landed)}", flush=True)
         for kind, number in (("flip", flips), ("truncation", truncations), ("swap", swaps)):
             print(f"{kind}s: {dict(Counter(trial.damage(kind) for _ in range(number)))}", flush=True)
