@@ -27,6 +27,7 @@ from pyro_nas.evidence.terms import COST
 from pyro_nas.graph.enumeration import Vertex, count_structures, key_of_structure
 from pyro_nas.graph.repulsion import Repulsion
 from pyro_nas.graph.space import Space
+from pyro_nas.random_state import forked
 from pyro_nas.reading.structure_posterior import choice_probabilities, probable_structures
 
 __all__ = ["Found", "search"]
@@ -111,7 +112,7 @@ def _levels(entries: list[Found], data: Pair, drop: float) -> list[float]:
 
 def _complexity(model: PyroCallable, data: Pair) -> float:
     """Return λ, the scale of the structure's sites; where it is drawn, of one draw."""
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), forked():
         sites = sample_sites(model, data)
     return float(next(torch.as_tensor(site["scale"]).mean() for name, site in sites.items() if is_structure(name)))
 
@@ -123,7 +124,7 @@ def _evidence(
     prior = choice_probabilities(model, *data)
     at = Evidence(model, substituted(guide, structure)).eval()
     estimates = []
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), forked():
         for _ in range(draws):
             terms = at(*data)
             weights = [value for name, value in terms.penalty.items() if name != COST and not is_structure(name)]

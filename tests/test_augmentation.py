@@ -247,3 +247,10 @@ def test_bad_input_is_seen_before_the_first_step():
         with pytest.raises(error, match="augmentation: expected"):
             svi.fit(guide.model, guide, (x, y), epochs=1, augmentation=part)
         assert torch.equal(guide.loc["weights"], before)
+
+
+def test_what_comes_in_from_outside_and_what_is_cut_out_is_background_unless_told():
+    x = torch.full((16, 1, 6, 6), 0.5)
+    for make, size in ((shift, 2), (cutout, 3)):
+        assert set(make(size)(x).unique().tolist()) == {-1.0, 0.5}
+        assert set(make(size, 0.25)(x).unique().tolist()) == {0.25, 0.5}

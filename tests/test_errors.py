@@ -390,12 +390,13 @@ def test_there_are_at_least_forty():
         pytest.fail(str(len(BAD)))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("PYRO_NAS_OPTIMISED" in os.environ, reason="this is the inner run")
 def test_the_same_without_assertions():
     """All of this file under ``python -O``."""
     inner = subprocess.run(
         [sys.executable, "-O", "-m", "pytest", __file__, "-p", "no:cacheprovider",
-         "-W", "ignore::pytest.PytestConfigWarning"],
+         "-W", "ignore::pytest.PytestConfigWarning", "-m", "not slow"],
         cwd=Path(__file__).parent.parent,
         env={**os.environ, "PYRO_NAS_OPTIMISED": "1"},
         capture_output=True,

@@ -40,6 +40,7 @@ NOTEBOOKS = {
                         "epochs=1500": "epochs=2", "draws=3000": "draws=200"},
                        ["leave-one-out", "per weight", "13 powers", "three restarts", "Laplace: sd"]),
 }  # fmt: skip
+LONG = ("architecture_search", "model_evidence")
 PICTURES = {"quick_start": 4, "every_complexity": 4, "architecture_search": 6, "structure_selection": 7,
             "model_evidence": 6}  # fmt: skip
 
@@ -55,7 +56,7 @@ def test_what_is_executed_are_the_notebooks():
     assert {path.stem for path in runner().SOURCES} == set(NOTEBOOKS)
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in NOTEBOOKS])
 def test_notebooks_run(name):
     smaller, words = NOTEBOOKS[name]
     text = json.dumps(runner().execute(ROOT / "notebooks" / f"{name}.py", smaller))

@@ -64,7 +64,10 @@ def read_space(path: str | Path) -> Space:
         value = json.loads(Path(path).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"path: expected a JSON file of a space, got {str(path)!r}: {error}") from error
-    return from_dict(value)
+    try:
+        return from_dict(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"path: expected a space in {str(path)!r}, got one that is refused: {error}") from error
 
 
 def _write(where: str, factory: Factory | str) -> Any:

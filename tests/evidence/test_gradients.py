@@ -142,7 +142,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+LATER = ("bernoulli", "dirichlet", "straight_through")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LATER)) for n in CASES])
 def test_structure_gradients_are_unbiased(name, monkeypatch):
     prior, expectation = CASES[name]
     model, guide = structured(prior, "cube" if "cube" in prior.restriction else "simplex")

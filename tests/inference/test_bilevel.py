@@ -55,7 +55,7 @@ def test_the_search_picks_the_right_operation_on_every_seed(seeds):
     every_search_is_right(seeds)
 
 
-@pytest.mark.parametrize("wrong", ["shuffled labels", "sign"])
+@pytest.mark.parametrize("wrong", [pytest.param("shuffled labels", marks=pytest.mark.slow), "sign"])
 def test_wrong_variants_do_not(wrong, monkeypatch):
     if wrong == "sign":
         monkeypatch.setattr(

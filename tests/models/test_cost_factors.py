@@ -213,7 +213,7 @@ def test_wrong_variants_are_not(wrong, monkeypatch):
 GRID = torch.tensor([0.5, 1.0, 2.0, 5.0, 20.0])
 
 
-def front(steps=400, frozen=False):
+def front(steps=600, frozen=False):
     """Expected cost and log-likelihood of q(Γ | λ) at each λ of the grid, of one search, and the exact ones."""
     x, y = data()
     pair = model(structures.categorical(), cost_factors.additive(TABLE, 0.8), priors.log_uniform(0.5, 20.0))

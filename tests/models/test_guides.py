@@ -104,7 +104,10 @@ def test_exact_inference_over_the_discrete_structure_meets_enumeration(regressio
     assert torch.allclose(fitted(*regression), exact, atol=0.02)
 
 
-@pytest.mark.parametrize("wrong", ["scale", "sign", "labels"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("wrong", [pytest.param("scale", marks=SLOW), "sign", pytest.param("labels", marks=SLOW)])
 def test_wrong_exact_inference_misses_enumeration(regression, wrong, monkeypatch):
     x, y = regression
     exact = enumerated(x, y)

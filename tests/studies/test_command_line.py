@@ -214,9 +214,13 @@ def test_a_signal_ends_a_run_in_one_line_that_says_how_to_go_on(number, status, 
             os.kill(os.getpid(), number)
         return epoch(session, count, *rest)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Session, "_epoch", signalled)
-        assert main(arguments) == status
+    before = signal.signal(number, signal.default_int_handler)  # a shell starts what it puts aside with SIGINT ignored
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Session, "_epoch", signalled)
+            assert main(arguments) == status
+    finally:
+        signal.signal(number, before)
     command = shlex.join(["pyro-nas", *arguments, "--resume", "true"])
     said = f"pyro-nas: stopped by {signal.Signals(number).name}. To continue: {command}\n"
     assert capsys.readouterr().err == said

@@ -120,6 +120,7 @@ def test_images_of_a_file_are_compared_too(small, tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["config"]["size"]["images"] == 3000
 
 
+@pytest.mark.slow
 def test_a_comparison_that_is_killed_continues_without_repeating_a_row(tmp_path):
     out = tmp_path / "run"
     script = SCRIPT.format(folder=os.path.dirname(__file__))

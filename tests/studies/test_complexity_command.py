@@ -35,7 +35,9 @@ def numbers(folder):
     return found
 
 
-@pytest.mark.parametrize("protocol", ROWS)
+@pytest.mark.parametrize(
+    "protocol", [pytest.param(name, marks=[pytest.mark.slow] * (name == "paper")) for name in ROWS]
+)
 def test_a_study_and_its_continuation(protocol, tmp_path, capsys):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     flags = [*SMALL, "--protocol", protocol]

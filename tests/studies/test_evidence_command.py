@@ -105,6 +105,7 @@ def test_the_best_restart_is_measured_again(brief, monkeypatch):
     assert [restart.elbo.value for restart in restarts(problem)] == [4.2, 3.0, 1.0]
 
 
+@pytest.mark.slow
 def test_an_infinite_pareto_k_is_none_in_the_file(brief, tmp_path, capsys):
     flags = ["--example", "logistic", "--scale", "1e-6", "--methods", '["laplace"]', "--folds", "2"]
     assert main(["evidence", *flags, "--out", str(tmp_path / "run")]) == 0

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from pyro_nas import checks
+from pyro_nas.random_state import forked
 from pyro_nas.reading.arviz_export import restarts_r_hat
 from pyro_nas.reading.importance import Estimate, leave_one_out
 from pyro_nas.reading.posterior import draw
@@ -97,7 +98,7 @@ def _estimated(family: Example, name: str, methods: Sequence[str], folds: int) -
 
 def _restarts_r_hat(fits: Fits) -> float:
     """Return the largest r̂ over the restarts, and leave the random state as it was."""
-    with torch.random.fork_rng():
+    with forked():
         torch.manual_seed(fits.problem.seed)
         return max(restarts_r_hat([draw(one.guide, num_samples=200) for one in fits.restarts]).values())
 
