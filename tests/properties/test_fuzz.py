@@ -20,7 +20,7 @@ def test_fits_refuse_or_keep_below_the_exact_evidence():
 
 @pytest.mark.slow
 def test_evidence_above_the_exact_is_found(monkeypatch):
-    halved = property(lambda terms: terms.log_likelihood - 0.5 * sum(terms.divergence.values()))
-    monkeypatch.setattr(Terms, "evidence", halved)
+    wrong_sign = property(lambda terms: terms.log_likelihood + sum(terms.divergence.values()))
+    monkeypatch.setattr(Terms, "evidence", wrong_sign)
     with pytest.raises(AssertionError, match="above log p"):
         fuzz.fuzz(200, 0)

@@ -54,7 +54,7 @@ def prepare(folder: Path) -> dict[str, list[str]]:
     """Write data and a space, make all that takes long small, and return the arguments of each command."""
     torch.set_num_threads(1)
     SIZES["small"] = Size(400, 1, tiny, partial(tiny, channels=3), batch_size=50, children=2, retrain_lr=0.01)
-    problems.RESTARTS, problems.EPOCHS, problems.DRAWS = 1, 5, 50
+    problems.RESTARTS, problems.EPOCHS, problems.DRAWS = 2, 5, 50
     generator = np.random.default_rng(0)
     y = np.arange(90) % 3
     x = (generator.normal(size=(90, 5)) + 3 * np.eye(3, 5)[y]).astype(np.float32)
