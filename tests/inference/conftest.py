@@ -9,6 +9,7 @@ from pyro_nas.graph.enumeration import all_structures, key_of_structure
 from pyro_nas.graph.primitives import dense
 from pyro_nas.inference import adam, bilevel, delayed, svi
 from pyro_nas.models import Model, guides, priors
+from pyro_nas.reading.conjugate import LinearRegression
 
 
 @pytest.fixture
@@ -64,3 +65,20 @@ def toy():
     for structure in all_structures(space):
         rewards[key_of_structure(structure)] = 10.0 + float(torch.rand((), generator=generator))
     return space, lambda structure: rewards[key_of_structure(structure)]
+
+
+N, D, NOISE, PRIOR = 20, 2, 0.7, 0.4  # of the linear regression
+
+
+@pytest.fixture(scope="module")
+def regression():
+    """A linear regression of two features that correlate."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(N, D, generator=generator) @ torch.tensor([[1.0, 0.4], [0.0, 1.0]])
+    return x, x @ torch.tensor([[0.9], [-0.6]]) + NOISE * torch.randn(N, 1, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def exact(regression):
+    """Its posterior and evidence in closed form."""
+    return LinearRegression(regression[0], regression[1][:, 0], NOISE, PRIOR)

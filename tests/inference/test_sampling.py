@@ -14,21 +14,8 @@ from pyro_nas.graph.primitives import dense, skip
 from pyro_nas.inference import sampling, tempering
 from pyro_nas.models import Model, learned_priors, likelihoods, priors, structures
 from pyro_nas.reading.arviz_export import mean_error
-from pyro_nas.reading.conjugate import LinearRegression
 
 N, D, NOISE, PRIOR = 20, 2, 0.7, 0.4
-
-
-@pytest.fixture(scope="module")
-def regression():
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(N, D, generator=generator) @ torch.tensor([[1.0, 0.4], [0.0, 1.0]])
-    return x, x @ torch.tensor([[0.9], [-0.6]]) + NOISE * torch.randn(N, 1, generator=generator)
-
-
-@pytest.fixture(scope="module")
-def exact(regression):
-    return LinearRegression(regression[0], regression[1][:, 0], NOISE, PRIOR)
 
 
 def by_hand(x, y):

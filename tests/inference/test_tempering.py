@@ -19,18 +19,6 @@ WIDE = 1.0  # a wider prior: more to integrate over
 
 
 @pytest.fixture(scope="module")
-def regression():
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(N, D, generator=generator) @ torch.tensor([[1.0, 0.4], [0.0, 1.0]])
-    return x, x @ torch.tensor([[0.9], [-0.6]]) + NOISE * torch.randn(N, 1, generator=generator)
-
-
-@pytest.fixture(scope="module")
-def exact(regression):
-    return LinearRegression(regression[0], regression[1][:, 0], NOISE, PRIOR)
-
-
-@pytest.fixture(scope="module")
 def line(regression):
     """The same with its first feature alone."""
     return regression[0][:, :1], regression[1]
