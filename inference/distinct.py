@@ -92,7 +92,7 @@ def search(
             ranked = probable_structures(space, choice_probabilities(guide, *data), len(before) + 1)
             if key_of_structure(ranked[0].structure) not in keys:
                 break
-        structure = next(one.structure for one in ranked if key_of_structure(one.structure) not in keys)
+        structure = next(entry.structure for entry in ranked if key_of_structure(entry.structure) not in keys)
         entries.append(Found(structure, _evidence(space, model, guide, data, structure, draws), model, guide))
     return sorted(entries, key=lambda entry: -entry.evidence)[:count]
 

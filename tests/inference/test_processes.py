@@ -59,7 +59,7 @@ def conditioned():
 
 def points():
     model = Model(small(), num_data=40, structure=structures.categorical())
-    return model, guides.PointMass(model) if model.structure_prior.reparameterised else guides.PointWeights(model)
+    return model, guides.PointWeights(model)
 
 
 def hypernetwork():
@@ -90,8 +90,8 @@ def fitted(pair, pair_data):
     return [record["evidence"] for record in fit.records], values
 
 
-def same(one, other):
-    return one[0] == other[0] and all(torch.equal(a, b) for a, b in zip(one[1], other[1], strict=True))
+def same(outcome, other):
+    return outcome[0] == other[0] and all(torch.equal(*pair) for pair in zip(outcome[1], other[1], strict=True))
 
 
 def saved(pair):
@@ -101,7 +101,7 @@ def saved(pair):
     return torch.load(buffer, weights_only=False)
 
 
-WAYS = {
+COPIES = {
     "deepcopy": copy.deepcopy,
     "pickle": lambda pair: pickle.loads(pickle.dumps(pair)),
     "cloudpickle": lambda pair: pickle.loads(cloudpickle.dumps(pair)),
@@ -109,11 +109,11 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("copied_by", COPIES)
 @pytest.mark.parametrize("make", PAIRS)
-def test_a_copied_pair_is_fitted_as_the_first(make, way):
+def test_a_copied_pair_is_fitted_as_the_first(make, copied_by):
     pair = make()
-    copied = WAYS[way](pair)
+    copied = COPIES[copied_by](pair)
     assert copied[0] is not pair[0]
     assert copied[1].model is copied[0]
     assert same(fitted(pair, data(make)), fitted(copied, data(make)))

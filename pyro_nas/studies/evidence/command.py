@@ -100,7 +100,7 @@ def _restarts_r_hat(fits: Fits) -> float:
     """Return the largest r̂ over the restarts, and leave the random state as it was."""
     with forked():
         torch.manual_seed(fits.problem.seed)
-        return max(restarts_r_hat([draw(one.guide, num_samples=200) for one in fits.restarts]).values())
+        return max(restarts_r_hat([draw(restart.guide, num_samples=200) for restart in fits.restarts]).values())
 
 
 def _report(folder: RunFolder, config: Mapping[str, object], planted: str, rows: Mapping[str, Row]) -> None:
