@@ -12,7 +12,7 @@ from pyro_nas.printing import ROWS
 
 
 def objects():
-    space = cell_spaces.darts(1, 10, cells=3)
+    space = cell_spaces.darts(1, 10)
     model = Model(space, num_data=100, complexity=0.1, structure=structures.gumbel_softmax(0.5))
     guide = guides.MeanField(model)
     layers = Model(zoo.layers(4, 3), num_data=10, complexity=priors.log_uniform(0.1, 10.0))

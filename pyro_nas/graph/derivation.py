@@ -41,7 +41,7 @@ def derive(space: Space, structure: Structure, threshold: float = 0.5, parents: 
         if space.choices() and not any(choices.on_simplex for choices in space.choices().values()):
             raise ValueError(f"parents: expected choices on the simplex, got a cube, with {parents}. Use threshold.")
     kept: dict[tuple[str, Edge], list[str]] = {}
-    zeros = _zeros(space)
+    zeros = set() if parents is None else _zeros(space)  # which may build modules to look at
     for site, choices in space.choices().items():
         gamma = torch.as_tensor(structure[site])
         if gamma.dim() > 2:

@@ -51,7 +51,7 @@ def restarts_r_hat(restarts: Sequence[Tensors]) -> dict[str, float]:
     for site in chains[0]:
         draws = torch.stack([chain[site].detach().double().cpu() for chain in chains])  # (chain, draw, …)
         columns = draws.reshape(*draws.shape[:2], -1).unbind(-1)
-        found[site] = max((1.0 if bool((one == one[0, 0]).all()) else r_hat(one) for one in columns), default=1.0)
+        found[site] = max((1.0 if bool((part == part[0, 0]).all()) else r_hat(part) for part in columns), default=1.0)
     return found
 
 

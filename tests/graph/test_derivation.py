@@ -124,3 +124,17 @@ def test_parents_of_a_cube_are_refused():
     cube = Space({(0, 1): {"a": skip(), "b": dense(3, 3)}}, restriction="cube")
     with pytest.raises(ValueError, match=r"^parents: expected choices on the simplex, .*2. Use threshold"):
         derive(cube, {"structure": torch.ones(1, 2)}, parents=2)
+
+
+def test_modules_are_not_built_to_derive_without_parents():
+    built = []
+
+    def factory():
+        built.append(1)
+        return torch.nn.Identity()
+
+    space = Space({(0, 1): {"a": factory, "b": factory}})
+    derive(space, {"structure": torch.tensor([[0.3, 0.7]])})
+    assert built == []
+    derive(space, {"structure": torch.tensor([[0.3, 0.7]])}, parents=1)
+    assert len(built) == 2
